@@ -1,0 +1,448 @@
+//! `bellhop chat`: a conversation in the terminal.
+//!
+//! Three threads feed one loop: lines from standard input, signals, and for each message one that watches its
+//! events. With a terminal, lines are handed over as they are typed, also while a turn runs; from a pipe, each
+//! line waits for the end of the one before.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, IsTerminal, Stdout};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select_biased};
+use signal_hook::consts::SIGINT;
+
+use super::Context;
+use super::args::Parsed;
+use super::connect::{self, Connection};
+use super::exit::Exit;
+use super::failure::Failure;
+use super::message::{exit_of, from_options};
+use super::output;
+use super::signals;
+use super::status;
+use super::terminal::{Abilities, Terminal};
+use crate::engine::ports::TurnStatus;
+use crate::serve::client::{Client, ClientError};
+use crate::serve::wire::{Accepted, Event, Submit};
+
+/// A second interruption within this time leaves.
+const TWICE: Duration = Duration::from_secs(2);
+
+/// Lines that follow each other faster than a person types are one pasted message.
+const PASTE: Duration = Duration::from_millis(30);
+
+/// The longest message, in bytes; longer lines are refused.
+const TEXT_LIMIT: usize = 1 << 20;
+
+/// Lines read ahead, and events not yet shown. Both readers wait when it is full.
+const AHEAD: usize = 256;
+
+const HELP: &str = "\
+/new     begin afresh with the next message
+/status  show what the daemon does
+/help    show this
+/quit    leave (so does end of input)
+A line that ends with \\ goes on in the next one. Control-C cancels the running turn.";
+
+type Progress = (String, Result<Event, ClientError>);
+
+/// Runs the command.
+pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
+    let template = from_options(args)?;
+    let signals = signals::channel()?;
+    let interactive = io::stdin().is_terminal();
+    let stdout = io::stdout();
+    let can = Abilities { colour: output::wants_colour(&stdout), live: interactive && output::is_live(&stdout) };
+    let connection = connect::daemon_or_engine(&context.home, context.host, || context.config())?;
+    let (sender, events) = bounded(AHEAD);
+    let mut chat = Chat {
+        client: connection.client.clone(),
+        screen: Terminal::new(stdout, can),
+        interactive,
+        template,
+        open: Vec::new(),
+        shown: VecDeque::new(),
+        sender,
+        interrupted: None,
+        failed: false,
+        echo_noted: false,
+    };
+    if interactive {
+        chat.greet(&connection)?;
+    }
+    let exit = chat.talk(&lines()?, &signals, &events)?;
+    chat.leave(&connection)?;
+    Ok(exit)
+}
+
+struct Chat {
+    client: Client,
+    screen: Terminal<Stdout>,
+    interactive: bool,
+    template: Submit,
+    /// Messages whose end has not come.
+    open: Vec<Open>,
+    /// Turns whose progress is shown already under another message (several may share one).
+    shown: VecDeque<(String, String)>,
+    sender: Sender<Progress>,
+    interrupted: Option<Instant>,
+    failed: bool,
+    echo_noted: bool,
+}
+
+struct Open {
+    id: String,
+    /// Its turn's progress is shown under another message.
+    silent: bool,
+}
+
+/// What a typed line asks for.
+enum Typed {
+    Message(String),
+    New,
+    Status,
+    Help,
+    Quit,
+    Nothing,
+}
+
+impl Typed {
+    /// Only the commands that there are are taken: any other text reaches the agent as it is.
+    fn of(text: String) -> Self {
+        match text.trim() {
+            "" => Self::Nothing,
+            "/new" => Self::New,
+            "/status" => Self::Status,
+            "/help" => Self::Help,
+            "/quit" | "/exit" => Self::Quit,
+            _ => Self::Message(text),
+        }
+    }
+}
+
+impl Chat {
+    fn greet(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let agent = self.template.agent.as_deref().unwrap_or("the agent");
+        let place = if connection.is_in_process() { "engine inside this process" } else { "through the daemon" };
+        let conversation = self.template.conversation.as_deref().unwrap_or("");
+        self.screen
+            .remark(&output::neutral(&format!("{agent}, conversation {conversation}, {place}. /help for help.")))?;
+        Ok(())
+    }
+
+    /// The loop: until end of input, `/quit`, or a second interruption.
+    fn talk(
+        &mut self,
+        lines: &Receiver<Line>,
+        signals: &Receiver<i32>,
+        events: &Receiver<Progress>,
+    ) -> Result<Exit, Failure> {
+        let mut ended = false;
+        let mut prompted = false;
+        loop {
+            if self.open.is_empty() {
+                if ended {
+                    return Ok(if self.failed && !self.interactive { Exit::Failed } else { Exit::Ok });
+                }
+                if self.interactive && !prompted {
+                    self.screen.prompt()?;
+                    prompted = true;
+                }
+            }
+            // A pipe's next line waits until the message before it is answered.
+            let may_read = !ended && (self.interactive || self.open.is_empty());
+            let nothing = never();
+            let input = if may_read { lines } else { &nothing };
+            let tick = if self.screen.wants_ticks() { after(Duration::from_secs(1)) } else { never() };
+            select_biased! {
+                recv(signals) -> signal => {
+                    if signal != Ok(SIGINT) || !self.interrupt()? {
+                        return Ok(if self.interactive { Exit::Ok } else { Exit::Failed });
+                    }
+                    prompted = false;
+                }
+                recv(events) -> event => if let Ok((id, event)) = event {
+                    self.event(&id, event)?;
+                    prompted = false;
+                },
+                recv(input) -> line => match line {
+                    Ok(Line::Text(text)) => {
+                        prompted = false;
+                        let text = if self.interactive { pasted(text, lines) } else { text };
+                        if !self.typed(Typed::of(text))? {
+                            return Ok(Exit::Ok);
+                        }
+                    }
+                    Ok(Line::TooLong) => {
+                        self.failed = true;
+                        self.screen.alarm(&format!("a line of more than {TEXT_LIMIT} bytes is not sent"))?;
+                    }
+                    Ok(Line::Unreadable(why)) => {
+                        self.failed = true;
+                        ended = true;
+                        self.screen.alarm(&format!("standard input cannot be read: {why}"))?;
+                    }
+                    Err(_) => ended = true,
+                },
+                recv(tick) -> _ => self.screen.tick()?,
+            }
+        }
+    }
+
+    /// Whether the conversation goes on.
+    fn typed(&mut self, typed: Typed) -> Result<bool, Failure> {
+        match typed {
+            Typed::Nothing => {}
+            Typed::Quit => return Ok(false),
+            Typed::Help => self.screen.plain(HELP)?,
+            Typed::New => {
+                self.template.new = true;
+                self.screen.remark("(the next message begins afresh)")?;
+            }
+            Typed::Status => match self.client.status() {
+                Ok(status) => self.screen.plain(&status::text(&status))?,
+                Err(error) => self.screen.alarm(&error.to_string())?,
+            },
+            Typed::Message(text) => {
+                let message = Submit { text, ..self.template.clone() };
+                match self.client.submit(&message) {
+                    Ok(accepted) => {
+                        self.template.new = false;
+                        self.template.agent = Some(accepted.agent.clone());
+                        self.follow(&accepted)?;
+                    }
+                    Err(error) => {
+                        self.failed = true;
+                        let gone = error.is_no_daemon() || matches!(error, ClientError::Lost(_));
+                        if gone || !self.interactive {
+                            return Err(error.into());
+                        }
+                        self.screen.alarm(&error.to_string())?;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn follow(&mut self, accepted: &Accepted) -> Result<(), Failure> {
+        self.open.push(Open { id: accepted.id.clone(), silent: false });
+        let (client, id, sender) = (self.client.clone(), accepted.id.clone(), self.sender.clone());
+        std::thread::Builder::new().name("watch".into()).spawn(move || match client.events(&id) {
+            Err(error) => drop(sender.send((id, Err(error)))),
+            Ok(events) => {
+                for event in events {
+                    if sender.send((id.clone(), event)).is_err() {
+                        return;
+                    }
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn event(&mut self, id: &str, event: Result<Event, ClientError>) -> Result<(), Failure> {
+        let alone = self.open.len() == 1;
+        let Some(at) = self.open.iter().position(|o| o.id == id) else { return Ok(()) };
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                self.open.remove(at);
+                self.failed = true;
+                return Err(error.into());
+            }
+        };
+        if let Event::Started(started) = &event {
+            self.note_echo(&started.runtime)?;
+            // Messages that became one turn all report it; the first to say so is the one that is shown.
+            let owner = self.shown.iter().find(|(turn, _)| *turn == started.turn_id).map(|(_, owner)| owner.clone());
+            if let Some(open) = self.open.get_mut(at) {
+                open.silent = owner.as_ref().is_some_and(|o| o != id);
+            }
+            if owner.is_none() {
+                self.shown.push_back((started.turn_id.clone(), id.to_owned()));
+                self.shown.truncate(AHEAD);
+            }
+        }
+        let silent = self.open.get(at).is_some_and(|o| o.silent);
+        let Event::Finished(report) = &event else {
+            if !silent {
+                self.screen.event(&event)?;
+            }
+            return Ok(());
+        };
+        self.open.remove(at);
+        self.failed |= exit_of(report) != Exit::Ok;
+        if report.status == TurnStatus::Cancelled && !alone {
+            self.screen.remark("(superseded by the next message)")?;
+        } else if !silent {
+            self.screen.event(&event)?;
+        }
+        Ok(())
+    }
+
+    fn note_echo(&mut self, runtime: &str) -> Result<(), Failure> {
+        let chosen = self.template.runtime.as_deref() == Some("echo");
+        if runtime == "echo" && self.interactive && !chosen && !std::mem::replace(&mut self.echo_noted, true) {
+            self.screen.remark("(echo only repeats what it is told; which agent CLIs there are: bellhop doctor)")?;
+        }
+        Ok(())
+    }
+
+    /// Cancels what runs; `false` when it is time to leave.
+    fn interrupt(&mut self) -> Result<bool, Failure> {
+        let again = self.interrupted.replace(Instant::now()).is_some_and(|t| t.elapsed() < TWICE);
+        if again || !self.interactive {
+            for open in &self.open {
+                let _ = self.client.cancel(&open.id);
+            }
+            return Ok(false);
+        }
+        if self.open.is_empty() {
+            self.screen.remark("\n(Control-C again leaves)")?;
+            return Ok(true);
+        }
+        self.screen.remark("(cancelling; Control-C again leaves)")?;
+        // Not on this thread: its answer must not keep a second interruption waiting.
+        let (client, ids) = (self.client.clone(), self.open.iter().map(|o| o.id.clone()).collect::<Vec<_>>());
+        std::thread::Builder::new().name("cancel".into()).spawn(move || {
+            for id in ids {
+                let _ = client.cancel(&id);
+            }
+        })?;
+        Ok(true)
+    }
+
+    /// A turn that still runs goes on in the daemon; an engine inside this process ends with it, and a turn
+    /// that nobody waits for is not left to surprise the next start.
+    fn leave(&mut self, connection: &Connection) -> Result<(), Failure> {
+        if self.interactive {
+            self.screen.leave()?;
+        }
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        if connection.is_in_process() {
+            for open in &self.open {
+                let _ = self.client.cancel(&open.id);
+            }
+        } else {
+            self.screen.remark("(the daemon goes on with what was asked)")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Text(String),
+    TooLong,
+    Unreadable(String),
+}
+
+/// Reads standard input on a thread of its own. The channel closes at the end of input.
+fn lines() -> Result<Receiver<Line>, Failure> {
+    let (sender, receiver) = bounded(AHEAD);
+    std::thread::Builder::new().name("stdin".into()).spawn(move || {
+        let mut input = io::stdin().lock();
+        let mut message = String::new();
+        loop {
+            let line = match read_line(&mut input, TEXT_LIMIT) {
+                Ok(Some(Line::Text(line))) => line,
+                Ok(Some(other)) => {
+                    message.clear();
+                    if sender.send(other).is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    let _ = sender.send(Line::Unreadable(e.to_string()));
+                    return;
+                }
+            };
+            let joined = line.strip_suffix('\\').filter(|_| message.len() < TEXT_LIMIT);
+            message.push_str(joined.unwrap_or(&line));
+            if joined.is_some() {
+                message.push('\n');
+            } else if sender.send(Line::Text(std::mem::take(&mut message))).is_err() {
+                return;
+            }
+        }
+        if !message.is_empty() {
+            let _ = sender.send(Line::Text(message));
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// One line without its end, invalid UTF-8 replaced; one that is too long is skipped. `None` at the end of input.
+fn read_line(input: &mut impl BufRead, limit: usize) -> io::Result<Option<Line>> {
+    let mut line = Vec::new();
+    let mut too_long = false;
+    loop {
+        let chunk = match input.fill_buf() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if chunk.is_empty() {
+            if line.is_empty() && !too_long {
+                return Ok(None);
+            }
+            break;
+        }
+        let end = chunk.iter().position(|b| *b == b'\n');
+        let used = end.map_or(chunk.len(), |at| at + 1);
+        let text = chunk.get(..end.unwrap_or(used)).unwrap_or_default();
+        too_long |= line.len() + text.len() > limit;
+        if !too_long {
+            line.extend_from_slice(text);
+        }
+        input.consume(used);
+        if end.is_some() {
+            break;
+        }
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(Some(if too_long { Line::TooLong } else { Line::Text(String::from_utf8_lossy(&line).into_owned()) }))
+}
+
+/// The line with those that were pasted together with it.
+fn pasted(mut text: String, lines: &Receiver<Line>) -> String {
+    while text.len() < TEXT_LIMIT {
+        match lines.recv_timeout(PASTE) {
+            Ok(Line::Text(more)) => {
+                text.push('\n');
+                text.push_str(&more);
+            }
+            Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_commands_are_taken() {
+        assert!(matches!(Typed::of(" /quit ".into()), Typed::Quit));
+        assert!(matches!(Typed::of("/reset".into()), Typed::Message(t) if t == "/reset"));
+        assert!(matches!(Typed::of("  ".into()), Typed::Nothing));
+    }
+
+    #[test]
+    fn lines_are_bounded_and_need_no_newline_at_the_end() {
+        let mut input = io::BufReader::with_capacity(3, &b"abc\r\n\nabcdefgh\nxy\xff"[..]);
+        let mut next = || read_line(&mut input, 5).unwrap();
+        assert_eq!(next(), Some(Line::Text("abc".into())));
+        assert_eq!(next(), Some(Line::Text(String::new())));
+        assert_eq!(next(), Some(Line::TooLong));
+        assert_eq!(next(), Some(Line::Text("xy\u{fffd}".into())));
+        assert_eq!(next(), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! What the command line needs of the rest of the program, as a trait: `main` hands in the real thing.
+//!
+//! The commands know the control API and the configuration; running the engine, the runtimes and the
+//! agents' memory is behind this door.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::config::{Config, Home};
+
+/// The rest of the program.
+pub trait Host: Sync {
+    /// Takes the lock, serves until a signal says otherwise, and returns with what the process should end
+    /// with. The logger is set up already. Says on standard error why, if it cannot start.
+    fn run_foreground(&self, home: &Home, config: Config) -> ExitCode;
+
+    /// Takes the lock and runs the engine and its socket on threads of this process. When this returns, the
+    /// socket answers. Installs no signal handlers.
+    fn start_in_process(&self, home: &Home, config: Config) -> Result<Box<dyn Running>, StartError>;
+
+    /// The runtimes that there are, in the order of every listing. May take seconds: it asks the programs
+    /// for their versions.
+    fn runtimes(&self, home: &Home, config: &Config) -> Vec<RuntimeRow>;
+}
+
+/// An engine that runs in this process.
+pub trait Running: Send {
+    /// Ends it: running turns are interrupted (they go on at the next start), the lock is released.
+    fn stop(self: Box<Self>);
+}
+
+/// Why the engine did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Another process holds the home's lock; it may be about to listen.
+    AlreadyRunning,
+    /// Anything else, for people.
+    Failed(String),
+}
+
+/// One runtime, as the doctor lists it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RuntimeRow {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Whether its program was found.
+    pub ok: bool,
+    /// What the program says about its version.
+    pub version: Option<String>,
+    /// Where the program is.
+    pub path: Option<String>,
+    /// How to install it.
+    pub hint: Option<String>,
+    /// Lines to show below it: login, gateways, warnings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// A program without an engine: everything that needs one says so. For tests of the command line, and for
+/// builds that leave the engine out.
+pub struct NoEngine;
+
+impl Host for NoEngine {
+    fn run_foreground(&self, _home: &Home, _config: Config) -> ExitCode {
+        log::error!("this build of bellhop has no engine");
+        ExitCode::FAILURE
+    }
+
+    fn start_in_process(&self, _home: &Home, _config: Config) -> Result<Box<dyn Running>, StartError> {
+        Err(StartError::Failed("this build of bellhop has no engine".into()))
+    }
+
+    fn runtimes(&self, _home: &Home, _config: &Config) -> Vec<RuntimeRow> {
+        Vec::new()
+    }
+}

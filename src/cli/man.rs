@@ -1,0 +1,303 @@
+//! The manual pages, made from the tables of commands, keys, files and exit codes.
+//!
+//! The pages under `man/` are what this prints; a test fails when they are not.
+
+use super::args::{Command, Opt, Value};
+use super::exit::Exit;
+use super::help;
+use super::table::{COMMANDS, ENVIRONMENT, GLOBAL};
+use crate::config::keys::{KEYS, Origin};
+use crate::config::paths::LAYOUT;
+
+/// The pages that there are.
+pub const PAGES: &[&str] = &["bellhop.1", "bellhop.json.5"];
+
+/// The text of a page; `None` for a name that is not one of [`PAGES`].
+pub fn page(name: &str) -> Option<String> {
+    match name {
+        "bellhop.1" => Some(program()),
+        "bellhop.json.5" => Some(configuration()),
+        _ => None,
+    }
+}
+
+const DESCRIPTION: &[&str] = &[
+    "bellhop carries messages between rooms and the agent command lines on a machine: Claude Code, Codex, Gemini and \
+     others. A message becomes a turn of such a runtime, which runs as a child process; its progress is shown while it \
+     works, and its reply goes back to where the message came from.",
+    "One process per home runs the engine and answers on a Unix socket. The daemon is one (bellhop start); where none \
+     runs, bellhop chat and bellhop send run the engine themselves for as long as they need it. Conversations, sessions \
+     and transcripts are the same in both cases.",
+    "Without any configuration there is one agent, local. It uses the first runtime that is installed or, if there is \
+     none, the built-in runtime echo, which repeats what it is told.",
+];
+
+/// What may be relied on, as far as a person who sends a message is concerned.
+const DELIVERY: &[&str] = &[
+    "A message is accepted once it is on the disk (written and synced). From then on it is answered, even if the daemon \
+     is killed or the power fails: the next start goes on with it.",
+    "One conversation never runs two turns at once. A new message in a conversation of two cancels the running turn and \
+     carries the text that was not answered along; in a group it waits for its turn.",
+    "A turn that is interrupted by a crash runs again in the session that the runtime had announced, and is told so. \
+     What it had done outside of its session before the crash may thus be done twice.",
+    "A reply is delivered under the same id at every attempt, so that the far side can drop a repeat.",
+    "When the disk takes no more, new messages are refused; accepted ones are not lost.",
+];
+
+const SIGNALS: &[(&str, &str)] = &[
+    (
+        "SIGTERM, SIGINT",
+        "The daemon accepts no more, lets running turns go on for a time of grace, and ends. Turns that are not \
+         finished run again at the next start. A second signal ends it at once.",
+    ),
+    ("SIGHUP", "The daemon reads its configuration again. A configuration with mistakes changes nothing."),
+    (
+        "SIGINT in chat",
+        "Cancels the running turn; a second one within two seconds leaves. In send: cancels the turn and leaves.",
+    ),
+];
+
+const EXAMPLES: &[(&str, &str)] = &[
+    ("Talk to an agent about the current directory:", "bellhop chat"),
+    ("Ask one thing in a script:", "bellhop send --timeout 300 \"summarise the last commit\""),
+    (
+        "Attach a file and get everything that is known about the turn:",
+        "bellhop send --json --file build.log \"why did this fail?\"",
+    ),
+    ("Hand over what another program prints:", "git diff | bellhop send -"),
+    ("Keep the daemon running, from cron:", "@reboot bellhop start --background"),
+    ("Take over the home of a BotCord daemon:", "bellhop start --home ~/.botcord"),
+];
+
+fn program() -> String {
+    let mut out = head("BELLHOP", "1", "User Commands");
+    section(&mut out, "NAME");
+    out.push_str("bellhop \\- carries messages between rooms and the agent CLIs of a machine\n");
+    section(&mut out, "SYNOPSIS");
+    out.push_str(".nf\n");
+    for command in COMMANDS.iter().filter(|c| !c.hidden) {
+        for verb in verbs_or_none(command) {
+            let target = verb.unwrap_or(command);
+            let name = help::full_name(command, verb);
+            let more = if target.options.is_empty() { "" } else { " [\\fIOPTIONS\\fR]" };
+            let operands = match target.operands.synopsis {
+                "" => String::new(),
+                text => format!(" \\fI{}\\fR", escape(text)),
+            };
+            out.push_str(&format!("\\fBbellhop {}\\fR{more}{operands}\n", escape(&name)));
+        }
+    }
+    out.push_str(".fi\n");
+    section(&mut out, "DESCRIPTION");
+    paragraphs(&mut out, DESCRIPTION);
+    section(&mut out, "OPTIONS");
+    out.push_str("These work with every command, before or after its name.\n");
+    options(&mut out, GLOBAL);
+    out.push_str(
+        ".PP\nA value stands behind its option or after an equals sign. One that begins with a hyphen needs the equals \
+         sign. After \\fB\\-\\-\\fR nothing is an option any more.\n",
+    );
+    section(&mut out, "COMMANDS");
+    for command in COMMANDS.iter().filter(|c| !c.hidden) {
+        out.push_str(&format!(".SS {}\n", command.name));
+        out.push_str(&format!("{}.\n", escape(command.summary)));
+        for text in command.details {
+            out.push_str(&format!(".PP\n{}\n", escape(text)));
+        }
+        options(&mut out, command.options);
+        for verb in command.verbs {
+            let operands = match verb.operands.synopsis {
+                "" => String::new(),
+                text => format!(" \\fI{}\\fR", escape(text)),
+            };
+            let default = if command.default_verb == Some(verb.name) { " This is the default." } else { "" };
+            out.push_str(&format!(
+                ".PP\n\\fBbellhop {} {}\\fR{operands}\n.RS\n{}.{default}\n",
+                command.name,
+                verb.name,
+                escape(verb.summary)
+            ));
+            options(&mut out, verb.options);
+            out.push_str(".RE\n");
+        }
+    }
+    section(&mut out, "DELIVERY");
+    paragraphs(&mut out, DELIVERY);
+    section(&mut out, "FILES");
+    out.push_str(
+        "All below the home, \\fI\\(ti/.bellhop\\fR unless \\fB\\-\\-home\\fR or \\fBBELLHOP_HOME\\fR say otherwise. \
+         Directories have mode 0700, files 0600.\n",
+    );
+    for (path, text) in LAYOUT {
+        tagged(&mut out, &format!("\\fI{}\\fR", escape(path)), text);
+    }
+    section(&mut out, "ENVIRONMENT");
+    for (name, text) in ENVIRONMENT {
+        tagged(&mut out, &format!("\\fB{}\\fR", escape(name)), text);
+    }
+    section(&mut out, "EXIT STATUS");
+    for (exit, text) in Exit::ALL {
+        tagged(&mut out, &format!("\\fB{}\\fR", exit.code()), text);
+    }
+    section(&mut out, "SIGNALS");
+    for (name, text) in SIGNALS {
+        tagged(&mut out, &format!("\\fB{}\\fR", escape(name)), text);
+    }
+    section(&mut out, "EXAMPLES");
+    for (text, line) in EXAMPLES {
+        out.push_str(&format!(".PP\n{}\n.PP\n.RS 4\n.nf\n{}\n.fi\n.RE\n", escape(text), escape(line)));
+    }
+    section(&mut out, "SEE ALSO");
+    out.push_str(".BR bellhop.json (5),\n.BR flock (2),\n.BR timeout (1)\n");
+    out
+}
+
+fn verbs_or_none(command: &'static Command) -> Vec<Option<&'static Command>> {
+    if command.verbs.is_empty() { vec![None] } else { command.verbs.iter().map(Some).collect() }
+}
+
+const CONFIGURATION: &[&str] = &[
+    "The file daemon/config.json in bellhop's home (~/.bellhop) holds one JSON object. It need not exist: without it, \
+     and for each key that it does not have, the default holds. A value of null is the same as no value.",
+    "A file with a mistake is not used at all: bellhop says in which line and field it found what, and what is expected, \
+     and does not start. bellhop config check looks for mistakes without starting anything. Keys that are not known are \
+     kept and named in a warning.",
+    "The format is that of the BotCord daemon, so that its file can be used as it is; keys that it does not know are \
+     marked as bellhop's own. The BotCord daemon drops those when it writes the file.",
+    "Changes take effect at the next start, or when the daemon receives SIGHUP.",
+];
+
+const CONFIGURATION_EXAMPLE: &str = r#"{
+  "local": {
+    "agents": [
+      {"name": "local"},
+      {"name": "reviewer", "runtime": "codex", "cwd": "~/src"}
+    ]
+  },
+  "defaultRoute": {"adapter": "claude-code", "cwd": "/home/ann"},
+  "maxConcurrentTurns": 4,
+  "turnTimeoutSeconds": 900,
+  "acpRuntimes": [{"name": "goose", "command": ["goose", "acp"]}]
+}"#;
+
+fn configuration() -> String {
+    let mut out = head("BELLHOP.JSON", "5", "File Formats");
+    section(&mut out, "NAME");
+    out.push_str("bellhop.json \\- configuration of bellhop (daemon/config.json)\n");
+    section(&mut out, "DESCRIPTION");
+    paragraphs(&mut out, CONFIGURATION);
+    section(&mut out, "KEYS");
+    out.push_str("A point leads into an object, \\fB[]\\fR into each element of a list.\n");
+    for key in KEYS {
+        let mut text = format!("{} Type: {}.", key.text, key.kind);
+        if key.default == "needed" {
+            text.push_str(" Must be given.");
+        } else if !key.default.is_empty() {
+            text.push_str(&format!(" Default: {}.", key.default));
+        }
+        text.push_str(match key.origin {
+            Origin::Shared => "",
+            Origin::Own => " bellhop's own.",
+            Origin::Kept => " Kept as it is.",
+        });
+        tagged(&mut out, &format!("\\fB{}\\fR", escape(key.path)), &text);
+    }
+    section(&mut out, "FILES");
+    tagged(&mut out, "\\fI\\(ti/.bellhop/daemon/config.json\\fR", "The configuration.");
+    tagged(&mut out, "\\fI\\(ti/.bellhop/daemon/config.lock\\fR", "Held while bellhop changes the file.");
+    section(&mut out, "EXAMPLES");
+    out.push_str(&format!(".nf\n{}\n.fi\n", escape(CONFIGURATION_EXAMPLE)));
+    section(&mut out, "SEE ALSO");
+    out.push_str(".BR bellhop (1)\n");
+    out
+}
+
+fn head(title: &str, number: &str, volume: &str) -> String {
+    format!(
+        ".\\\" Made from the program's own tables; do not edit. Renew with: cargo run -- man {}.{number} > man/{0}.{number}\n\
+         .TH {title} {number} \"\" \"bellhop {}\" \"{volume}\"\n.nh\n.ad l\n",
+        title.to_lowercase(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn section(out: &mut String, name: &str) {
+    out.push_str(&format!(".SH {name}\n"));
+}
+
+fn paragraphs(out: &mut String, texts: &[&str]) {
+    for (n, text) in texts.iter().enumerate() {
+        if n > 0 {
+            out.push_str(".PP\n");
+        }
+        out.push_str(&format!("{}\n", escape(text)));
+    }
+}
+
+/// `tag` is roff already, `text` is not.
+fn tagged(out: &mut String, tag: &str, text: &str) {
+    out.push_str(&format!(".TP\n{tag}\n{}\n", escape(text)));
+}
+
+fn options(out: &mut String, list: &[Opt]) {
+    for o in list {
+        let mut tag = String::new();
+        if let Some(c) = o.short {
+            tag.push_str(&format!("\\fB\\-{c}\\fR, "));
+        }
+        tag.push_str(&format!("\\fB\\-\\-{}\\fR", escape(o.long)));
+        if o.value != Value::Flag {
+            tag.push_str(&format!(" \\fI{}\\fR", escape(o.value.placeholder())));
+        }
+        let default = o.default.map_or(String::new(), |d| format!(" Default: {d}."));
+        tagged(out, &tag, &format!("{}.{default}", o.help));
+    }
+}
+
+/// Text as roff: nothing in it is a request, and hyphens, quotes and tildes print as typed.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    for line in text.split_inclusive('\n') {
+        if line.starts_with(['.', '\'']) {
+            out.push_str("\\&");
+        }
+        for c in line.chars() {
+            match c {
+                '\\' => out.push_str("\\e"),
+                '-' => out.push_str("\\-"),
+                '\'' => out.push_str("\\(aq"),
+                '`' => out.push_str("\\(ga"),
+                '^' => out.push_str("\\(ha"),
+                '~' => out.push_str("\\(ti"),
+                '"' => out.push_str("\\(dq"),
+                c => out.push(c),
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_text_is_a_request() {
+        assert_eq!(escape(".SH\n'x"), "\\&.SH\n\\&\\(aqx");
+        assert_eq!(escape("--a ~/b\\"), "\\-\\-a \\(ti/b\\e");
+    }
+
+    #[test]
+    fn pages_are_plain_ascii_and_mention_everything() {
+        for name in PAGES {
+            let text = page(name).unwrap();
+            assert!(text.is_ascii(), "{name}: {:?}", text.chars().find(|c| !c.is_ascii()));
+        }
+        let page = page("bellhop.1").unwrap();
+        for command in COMMANDS.iter().filter(|c| !c.hidden) {
+            for option in command.options.iter().chain(command.verbs.iter().flat_map(|v| v.options)) {
+                assert!(page.contains(&format!("\\-\\-{}", escape(option.long))), "{}", option.long);
+            }
+        }
+    }
+}

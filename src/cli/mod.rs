@@ -1,0 +1,131 @@
+//! The command line: a client of the control API, and nothing more.
+//!
+//! Knows `config` and `serve`'s wire and client; what it needs of the engine is behind [`host::Host`]. One file
+//! per command. [`table`] holds every command and option once; [`args`] parses by it, [`help`], [`man`] and
+//! [`completion`] print it. A command returns an [`exit::Exit`] or a [`failure::Failure`], never ends the process.
+
+pub mod args;
+pub mod exit;
+pub mod help;
+pub mod host;
+pub mod log;
+pub mod man;
+pub mod table;
+
+mod cancel;
+mod chat;
+mod completion;
+mod config;
+mod connect;
+mod doctor;
+mod failure;
+mod logs;
+mod memory;
+mod message;
+mod nearest;
+mod output;
+mod send;
+mod sessions;
+mod signals;
+mod start;
+mod status;
+mod stop;
+mod terminal;
+mod transcript;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use self::args::{Parsed, Request};
+use self::exit::Exit;
+use self::failure::Failure;
+use self::host::Host;
+use crate::config::{Config, Home, load};
+
+/// What every command gets besides its arguments.
+pub struct Context<'a> {
+    /// The home that the options and variables name.
+    pub home: Home,
+    /// The rest of the program.
+    pub host: &'a dyn Host,
+}
+
+impl Context<'_> {
+    /// The configuration; its warnings go to standard error.
+    pub(crate) fn config(&self) -> Result<Config, Failure> {
+        // A home that cannot be used is the better reason.
+        self.home.check()?;
+        let config = load::load(&self.home.config())?;
+        for warning in &config.warnings {
+            output::complain(&format!("warning: {warning}"));
+        }
+        Ok(config)
+    }
+}
+
+/// Runs a command line (without the program's name).
+pub fn main(args: impl IntoIterator<Item = OsString>, host: &dyn Host) -> ExitCode {
+    let done = match args::parse(args) {
+        Ok(Request::Help(text)) => output::say(&text).map(|()| Exit::Ok).map_err(Failure::from),
+        Ok(Request::Nothing(text)) => output::say(&text).map(|()| Exit::Failed).map_err(Failure::from),
+        Ok(Request::Version) => output::say(&version()).map(|()| Exit::Ok).map_err(Failure::from),
+        Ok(Request::Run(parsed)) if parsed.command.name == "start" => return start::main(&parsed, host),
+        Ok(Request::Run(parsed)) => run(&parsed, host),
+        Err(error) => Err(Failure::usage(format!("{error}\nbellhop: see: bellhop --help"))),
+    };
+    finish(done).into()
+}
+
+/// Says what went wrong.
+fn finish(done: Result<Exit, Failure>) -> Exit {
+    done.unwrap_or_else(|failure| {
+        if !failure.message.is_empty() {
+            output::complain(&failure.message);
+        }
+        failure.exit
+    })
+}
+
+fn version() -> String {
+    format!("bellhop {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn run(args: &Parsed, host: &dyn Host) -> Result<Exit, Failure> {
+    // These need no home, and must work where there is none.
+    match args.command.name {
+        "completions" => return Ok(print(completion::script(operand(args, "bash")))?),
+        "man" => return Ok(print(man::page(operand(args, "bellhop.1")))?),
+        _ => {}
+    }
+    let context = Context { home: Home::find(args.home.as_deref())?, host };
+    match args.command.name {
+        // These may run the engine, whose log belongs into the file and not between the lines of a conversation.
+        "chat" | "send" => log::init(::log::LevelFilter::Info, false, Some(&context.home.log())),
+        _ => log::init(::log::LevelFilter::Warn, true, None),
+    }
+    match args.command.name {
+        "chat" => chat::run(args, &context),
+        "send" => send::run(args, &context),
+        "cancel" => cancel::run(args, &context),
+        "status" => status::run(args, &context),
+        "stop" => stop::run(args, &context),
+        "logs" => logs::run(args, &context),
+        "doctor" => doctor::run(args, &context),
+        "config" => config::run(args, &context),
+        "sessions" => sessions::run(args, &context),
+        "transcript" => transcript::run(args, &context),
+        "memory" => memory::run(args, &context),
+        name => Err(Failure::new(format!("{name} is in the table of commands, but nothing runs it"))),
+    }
+}
+
+fn operand<'a>(args: &'a Parsed, default: &'a str) -> &'a str {
+    args.operands.first().map_or(default, String::as_str)
+}
+
+fn print(text: Option<String>) -> std::io::Result<Exit> {
+    match text {
+        Some(text) => output::say(&text).map(|()| Exit::Ok),
+        None => Ok(Exit::Usage),
+    }
+}

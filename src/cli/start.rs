@@ -1,0 +1,148 @@
+//! `bellhop start`: the daemon, attached or detached.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use super::args::Parsed;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::host::Host;
+use super::output::{complain, say};
+use super::{Context, connect, finish, log, stop};
+use crate::config::{Config, Home};
+
+/// Set in the environment of a detached daemon.
+const CHILD_VARIABLE: &str = "BELLHOP_DAEMON_CHILD";
+
+/// How long a detached daemon may take until it answers.
+const STARTING: Duration = Duration::from_secs(15);
+
+/// How long a daemon that is replaced may take to end.
+const REPLACING: Duration = Duration::from_secs(50);
+
+/// How much of what a failed daemon has said is repeated, in bytes.
+const SAID: usize = 4_096;
+
+/// Runs the command. Its exit code may be any that the daemon ends with.
+pub fn main(args: &Parsed, host: &dyn Host) -> ExitCode {
+    match run(args, host) {
+        Ok(code) => code,
+        Err(failure) => finish(Err(failure)).into(),
+    }
+}
+
+fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
+    if args.flag("background") && args.flag("foreground") {
+        return Err(Failure::usage("start takes --background or --foreground, not both"));
+    }
+    let detached = std::env::var_os(CHILD_VARIABLE).is_some();
+    let context = Context { home: Home::find(args.home.as_deref())?, host };
+    context.home.prepare()?;
+    // Checked before anything else is touched: a daemon that runs is not replaced by one that cannot start.
+    let config = crate::config::load::load(&context.home.config())?;
+    make_room(args, &context.home)?;
+    if args.flag("background") {
+        return background(&context.home).map(ExitCode::from);
+    }
+    if detached {
+        // Out of the terminal's session: its end must not be ours.
+        let _ = rustix::process::setsid();
+    }
+    Ok(foreground(&context, config, detached))
+}
+
+fn make_room(args: &Parsed, home: &Home) -> Result<(), Failure> {
+    let Some(pid) = stop::holder(home)? else { return Ok(()) };
+    if !args.flag("replace") {
+        return Err(Failure::new(format!("already running (pid {pid}); to put another in its place: --replace")));
+    }
+    stop::terminate(home, pid)?;
+    if !stop::wait(home, REPLACING)? {
+        return Err(Failure::new(format!("process {pid} does not end; nothing was started")));
+    }
+    Ok(())
+}
+
+fn foreground(context: &Context<'_>, config: Config, detached: bool) -> ExitCode {
+    log::init(::log::LevelFilter::Info, !detached, Some(&context.home.log()));
+    for warning in &config.warnings {
+        ::log::warn!("{warning}");
+    }
+    context.host.run_foreground(&context.home, config)
+}
+
+fn background(home: &Home) -> Result<Exit, Failure> {
+    let program = std::env::current_exe().map_err(|e| Failure::new(format!("own program not found: {e}")))?;
+    // What the daemon says before its log is there. The file has no name, so that nothing is left behind.
+    let said = nameless(home)?;
+    let child = Command::new(program)
+        .arg("start")
+        .arg("--foreground")
+        .arg(format!("--home={}", home.root().display()))
+        .env(CHILD_VARIABLE, "1")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(said.try_clone()?)
+        .spawn()
+        .map_err(|e| Failure::new(format!("the daemon cannot be started: {e}")))?;
+    let pid = child.id();
+    match wait_until_it_answers(home, child)? {
+        Started::Answers => say(&format!("daemon started (pid {pid})"))?,
+        Started::Ended(how) => {
+            let mut text = tail_of(said);
+            // Once the log was set up, the reason is its last line.
+            if text.is_empty() {
+                let log = File::open(home.log()).map(tail_of).unwrap_or_default();
+                log.lines().last().unwrap_or("see: bellhop logs").clone_into(&mut text);
+            }
+            return Err(Failure::new(format!("the daemon did not start ({how}): {text}")));
+        }
+        Started::Silent => {
+            complain(&format!("the daemon (pid {pid}) runs, but has not answered within {} s", STARTING.as_secs()));
+            return Ok(Exit::Unreachable);
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+enum Started {
+    Answers,
+    Ended(String),
+    Silent,
+}
+
+fn wait_until_it_answers(home: &Home, mut child: Child) -> Result<Started, Failure> {
+    let end = Instant::now() + STARTING;
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Ok(Started::Ended(status.to_string()));
+        }
+        if stop::holder(home)? == i32::try_from(child.id()).ok() && connect::daemon_if_any(home)?.is_some() {
+            return Ok(Started::Answers);
+        }
+        if Instant::now() > end {
+            return Ok(Started::Silent);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn nameless(home: &Home) -> Result<File, Failure> {
+    let path = home.logs_dir().join(format!(".start-{}", std::process::id()));
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
+    let file = file.map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+    let _ = fs::remove_file(path);
+    Ok(file)
+}
+
+fn tail_of(mut file: File) -> String {
+    let mut text = Vec::new();
+    let size = file.seek(SeekFrom::End(0)).unwrap_or(0);
+    let _ = file.seek(SeekFrom::Start(size.saturating_sub(SAID as u64)));
+    let _ = file.take(SAID as u64).read_to_end(&mut text);
+    String::from_utf8_lossy(&text).trim().trim_start_matches("bellhop: ").to_owned()
+}

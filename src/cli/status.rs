@@ -1,0 +1,127 @@
+//! `bellhop status`: the daemon's account of itself.
+
+use std::io;
+use std::time::Duration;
+
+use crossbeam_channel::RecvTimeoutError;
+
+use super::args::Parsed;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::output::{ago, is_live, neutral, one_line, say, say_json, span, table};
+use super::signals;
+use super::{Context, connect};
+use crate::serve::wire::{DaemonStatus, Wellness};
+
+/// Runs the command.
+pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
+    let show = || -> Result<Exit, Failure> {
+        let status = connect::daemon(&context.home)?.status()?;
+        if args.flag("json") {
+            say_json(&status)?;
+        } else {
+            say(&text(&status))?;
+        }
+        Ok(if status.health.status == Wellness::Down { Exit::Failed } else { Exit::Ok })
+    };
+    if !args.flag("watch") {
+        return show();
+    }
+    let signals = signals::channel()?;
+    let clear = is_live(&io::stdout()) && !args.flag("json");
+    loop {
+        if clear {
+            say("\x1b[H\x1b[2J")?;
+        }
+        show()?;
+        match signals.recv_timeout(Duration::from_secs(1)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return Ok(Exit::Ok),
+        }
+    }
+}
+
+/// The account for people.
+pub fn text(status: &DaemonStatus) -> String {
+    let mut out = format!(
+        "daemon: pid {} ({}), up {}{}\nhome: {}\n",
+        status.pid,
+        status.version,
+        span(status.uptime_ms),
+        if status.draining { ", ending" } else { "" },
+        status.home.display()
+    );
+    let word = match status.health.status {
+        Wellness::Well => "well",
+        Wellness::Degraded => "degraded",
+        Wellness::Down => "down: takes no messages",
+    };
+    out.push_str(&format!("health: {word}\n"));
+    for reason in &status.health.reasons {
+        out.push_str(&format!("  {}\n", one_line(reason, 200)));
+    }
+
+    out.push_str("\nChannels:\n");
+    let mut rows = vec![cells(["ID", "KIND", "STATE", ""])];
+    for c in &status.channels {
+        let state = if c.up { "up" } else { "down" };
+        rows.push(cells([&c.id, &c.kind, state, c.detail.as_deref().unwrap_or("")]));
+    }
+    section(&mut out, &rows);
+
+    out.push_str("\nRunning turns:\n");
+    let mut rows = vec![cells(["AGENT", "CONVERSATION", "RUNTIME", "SINCE", "TURN"])];
+    for t in &status.turns {
+        rows.push(cells([&t.agent, &t.conversation, &t.runtime, &ago(t.started_at), &t.turn_id]));
+    }
+    section(&mut out, &rows);
+
+    let w = &status.waiting;
+    out.push_str(&format!("\nWaiting: {} messages in {} conversations", w.messages, w.conversations));
+    if let Some(oldest) = w.oldest_ms.filter(|_| w.messages > 0) {
+        out.push_str(&format!(", the oldest for {}", span(oldest)));
+    }
+    out.push_str(&format!("; {} replies to be delivered\n", w.replies));
+    let j = &status.journal;
+    out.push_str(&format!("Journal: {} KiB, {} open records", j.bytes.div_ceil(1024), j.open));
+    if !j.writable {
+        out.push_str(&format!("; NOT WRITABLE: {}", one_line(j.error.as_deref().unwrap_or("reason unknown"), 200)));
+    }
+    out.push('\n');
+    neutral(&out)
+}
+
+fn cells<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.iter().map(|c| one_line(c, 80)).collect()
+}
+
+fn section(out: &mut String, rows: &[Vec<String>]) {
+    if rows.len() > 1 { out.push_str(&table("  ", rows)) } else { out.push_str("  (none)\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::wire::{ChannelState, Health, JournalState};
+
+    #[test]
+    fn an_account_of_a_daemon_in_trouble() {
+        let status = DaemonStatus {
+            pid: 42,
+            version: "0.1.0".into(),
+            home: "/h".into(),
+            uptime_ms: 61_000,
+            health: Health { status: Wellness::Down, reasons: vec!["the disk is full".into()] },
+            channels: vec![ChannelState { id: "local".into(), kind: "local".into(), up: true, detail: None }],
+            journal: JournalState { error: Some("no space\u{1b}".into()), bytes: 1, ..JournalState::default() },
+            ..DaemonStatus::default()
+        };
+        assert_eq!(
+            text(&status),
+            "daemon: pid 42 (0.1.0), up 1 min 1 s\nhome: /h\nhealth: down: takes no messages\n  the disk is full\n\n\
+             Channels:\n  ID     KIND   STATE\n  local  local  up\n\nRunning turns:\n  (none)\n\n\
+             Waiting: 0 messages in 0 conversations; 0 replies to be delivered\n\
+             Journal: 1 KiB, 0 open records; NOT WRITABLE: no space^[\n"
+        );
+    }
+}

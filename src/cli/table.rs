@@ -1,0 +1,280 @@
+//! The one table of commands and options.
+//!
+//! Parsing, `--help`, the manual page and the shell completions are all made from it; what is not in here
+//! does not exist on the command line.
+
+use super::args::{Command, Operands, Opt, Value};
+
+const fn flag(long: &'static str, help: &'static str) -> Opt {
+    Opt { long, short: None, value: Value::Flag, many: false, default: None, help }
+}
+
+const fn opt(long: &'static str, value: Value, help: &'static str) -> Opt {
+    Opt { long, short: None, value, many: false, default: None, help }
+}
+
+/// Options that every command takes, before or after its name.
+pub const GLOBAL: &[Opt] = &[
+    Opt { default: Some("~/.bellhop"), ..opt("home", Value::Dir, "Keep everything below this directory") },
+    Opt { short: Some('h'), ..flag("help", "Show help and leave") },
+    Opt { short: Some('V'), ..flag("version", "Show the version and leave") },
+];
+
+const AGENT: Opt = opt("agent", Value::Agent, "Talk to this agent instead of the first configured one");
+const ONE_AGENT: Opt = opt("agent", Value::Agent, "The agent; needed when there is more than one");
+const CONVERSATION: Opt =
+    opt("conversation", Value::Conversation, "Continue this conversation instead of the directory's own");
+const RUNTIME: Opt = opt("runtime", Value::Runtime, "Run the turn with this runtime");
+const CWD: Opt = opt("cwd", Value::Dir, "Directory in which the agent works; default: the current one");
+const NEW: Opt = flag("new", "Forget the session of this conversation and begin afresh");
+const JSON: Opt = flag("json", "Print JSON");
+const ROOM: Opt = opt("room", Value::Conversation, "The conversation");
+const TOPIC: Opt = opt("topic", Value::Text("TOPIC"), "The topic inside it");
+const SECTION: Opt = opt("section", Value::Text("NAME"), "The section of the memory");
+const LINES: Opt = Opt { short: Some('n'), ..opt("lines", Value::Number("N"), "Begin with the last N lines") };
+const FOLLOW: Opt = Opt { short: Some('f'), ..flag("follow", "Go on printing what is added") };
+
+const EMPTY: Command = Command {
+    name: "",
+    summary: "",
+    details: &[],
+    options: &[],
+    operands: Operands::NONE,
+    verbs: &[],
+    default_verb: None,
+    hidden: false,
+};
+
+/// Every command, in the order in which help lists them.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "chat",
+        summary: "Talk to an agent in the terminal",
+        details: &[
+            "Opens a conversation with an agent that works in the current directory, and shows what it does while \
+             it does it. The conversation belongs to the directory: coming back later continues it. Without a \
+             running daemon the engine runs inside this command.",
+            "A line is a message; a line that ends with a backslash goes on in the next one. /new begins afresh, \
+             /status shows what the daemon does, /help lists the commands, /quit or end of input leaves. Control-C \
+             cancels the running turn; a second one within two seconds leaves.",
+            "When standard input is not a terminal, each line is one message; the command ends when the last one \
+             is answered, with status 1 if any of them failed.",
+        ],
+        options: &[AGENT, CONVERSATION, RUNTIME, CWD, NEW],
+        ..EMPTY
+    },
+    Command {
+        name: "send",
+        summary: "Send one message and print the reply",
+        details: &[
+            "Sends TEXT (several words are joined with spaces) or, with -, what standard input holds, and waits \
+             for the reply, which goes to standard output. Without a running daemon the engine runs inside this \
+             command.",
+            "With --json one object is printed: id, agent, conversation, runtime, session_id, status (ok, error, \
+             cancelled, timeout, no_reply), reply, error {kind, message}, blocks, ms, usage, cost_usd.",
+        ],
+        options: &[
+            AGENT,
+            CONVERSATION,
+            RUNTIME,
+            CWD,
+            NEW,
+            Opt { many: true, ..opt("file", Value::File, "Attach this file; may be repeated") },
+            flag("no-wait", "Print the message's id as soon as it is accepted; needs a running daemon"),
+            opt("timeout", Value::Number("SECONDS"), "Give up and cancel the turn after this time"),
+            JSON,
+        ],
+        operands: Operands { synopsis: "TEXT|-", min: 1, max: usize::MAX, value: Value::Text("TEXT") },
+        ..EMPTY
+    },
+    Command {
+        name: "cancel",
+        summary: "Cancel running turns",
+        details: &[
+            "Cancels the turn or message with this id, or every turn of a conversation or of an agent. Without any \
+             of them: the turn of the current directory's conversation.",
+        ],
+        options: &[
+            opt("agent", Value::Agent, "Cancel the turns of this agent"),
+            opt("conversation", Value::Conversation, "Cancel the turns of this conversation"),
+        ],
+        operands: Operands { synopsis: "[ID]", min: 0, max: 1, value: Value::Text("ID") },
+        ..EMPTY
+    },
+    Command {
+        name: "status",
+        summary: "Show what the daemon does",
+        details: &[
+            "Shows the daemon, its channels, running and waiting turns. Ends with status 3 when no daemon runs.",
+        ],
+        options: &[JSON, flag("watch", "Show it again every second until interrupted")],
+        ..EMPTY
+    },
+    Command {
+        name: "start",
+        summary: "Start the daemon",
+        details: &[
+            "Runs in the foreground unless --background is given, which is what a service manager wants. Only one \
+             daemon runs per home: a second one says so and ends with status 1, unless --replace is given.",
+        ],
+        options: &[
+            Opt { short: Some('d'), ..flag("background", "Detach, and return when the daemon answers") },
+            flag("foreground", "Stay attached to the terminal or the supervisor (the default)"),
+            flag("replace", "Stop the daemon that runs, then start"),
+        ],
+        ..EMPTY
+    },
+    Command {
+        name: "stop",
+        summary: "Stop the daemon",
+        details: &[
+            "Sends SIGTERM. Running turns get a time of grace; what is not finished then runs again at the next \
+             start.",
+        ],
+        options: &[flag("wait", "Return when it has ended; after 50 seconds with status 124")],
+        ..EMPTY
+    },
+    Command {
+        name: "logs",
+        summary: "Print the daemon's log",
+        options: &[FOLLOW, Opt { default: Some("100"), ..LINES }],
+        ..EMPTY
+    },
+    Command {
+        name: "doctor",
+        summary: "Check the installation and say how to mend it",
+        details: &["Lists the runtimes and checks the home, its permissions, the lock, the socket, the disk and the \
+             configuration. Every finding comes with a line that says what to do. Ends with status 1 when \
+             something needed is broken."],
+        options: &[JSON],
+        ..EMPTY
+    },
+    Command {
+        name: "config",
+        summary: "Show or check the configuration",
+        details: &["The file is described in bellhop.json(5). Without a file all defaults hold."],
+        verbs: &[
+            Command { name: "show", summary: "Print the configuration in effect as JSON", ..EMPTY },
+            Command { name: "path", summary: "Print the path of the configuration file", ..EMPTY },
+            Command { name: "check", summary: "Check the file and name every mistake in it", ..EMPTY },
+        ],
+        default_verb: Some("show"),
+        ..EMPTY
+    },
+    Command {
+        name: "sessions",
+        summary: "List or forget the runtimes' sessions",
+        details: &[
+            "A session is what lets a runtime remember a conversation. A conversation whose session is forgotten \
+             begins afresh with its next message; nothing else is lost.",
+        ],
+        verbs: &[
+            Command { name: "list", summary: "List them", options: &[JSON], ..EMPTY },
+            Command {
+                name: "reset",
+                summary: "Forget one, those of a conversation, or all",
+                options: &[
+                    opt("conversation", Value::Conversation, "Forget those of this conversation"),
+                    flag("all", "Forget all of them"),
+                ],
+                operands: Operands { synopsis: "[KEY]", min: 0, max: 1, value: Value::Text("KEY") },
+                ..EMPTY
+            },
+        ],
+        default_verb: Some("list"),
+        ..EMPTY
+    },
+    Command {
+        name: "transcript",
+        summary: "Look at, keep or drop the record of conversations",
+        details: &["Transcripts are on unless switched off; BOTCORD_TRANSCRIPT=1 or =0 overrides the configuration."],
+        verbs: &[
+            Command { name: "list", summary: "List the conversations that have one", options: &[ONE_AGENT], ..EMPTY },
+            Command {
+                name: "tail",
+                summary: "Print the last records of one",
+                options: &[ONE_AGENT, ROOM, TOPIC, Opt { default: Some("50"), ..LINES }, FOLLOW],
+                ..EMPTY
+            },
+            Command { name: "dump", summary: "Print all records of one", options: &[ONE_AGENT, ROOM, TOPIC], ..EMPTY },
+            Command { name: "status", summary: "Say whether they are kept, why, and where", ..EMPTY },
+            Command { name: "enable", summary: "Keep them, from the next start on", ..EMPTY },
+            Command { name: "disable", summary: "Keep none, from the next start on", ..EMPTY },
+            Command {
+                name: "prune",
+                summary: "Delete rotated files",
+                options: &[
+                    ONE_AGENT,
+                    opt("older-than", Value::Text("AGE"), "Only those older than AGE: 30d, 12h, 90m, 60s"),
+                    flag("all", "Delete everything the agent's transcripts hold; needs --yes"),
+                    flag("yes", "Yes, delete it"),
+                ],
+                ..EMPTY
+            },
+        ],
+        ..EMPTY
+    },
+    Command {
+        name: "memory",
+        summary: "Look at or change an agent's working memory",
+        details: &["The memory is a goal and named sections; the agent sees it with every turn."],
+        verbs: &[
+            Command { name: "get", summary: "Print it", options: &[ONE_AGENT, JSON], ..EMPTY },
+            Command {
+                name: "set",
+                summary: "Set the goal or a section; an empty value deletes it",
+                options: &[
+                    ONE_AGENT,
+                    opt("goal", Value::Text("TEXT"), "The goal, at most 500 characters"),
+                    Opt { default: Some("notes"), ..SECTION },
+                    opt("content", Value::Text("TEXT"), "The section's text, at most 10000 characters"),
+                ],
+                ..EMPTY
+            },
+            Command { name: "delete", summary: "Delete a section", options: &[ONE_AGENT, SECTION], ..EMPTY },
+            Command { name: "clear", summary: "Delete the goal and all sections", options: &[ONE_AGENT], ..EMPTY },
+        ],
+        default_verb: Some("get"),
+        ..EMPTY
+    },
+    Command {
+        name: "completions",
+        summary: "Print the completion script of a shell",
+        details: &[
+            "bash: source <(bellhop completions bash). zsh: save it as _bellhop in a directory of $fpath. fish: save \
+             it as ~/.config/fish/completions/bellhop.fish.",
+        ],
+        operands: Operands { synopsis: "bash|zsh|fish", min: 1, max: 1, value: Value::OneOf(&["bash", "zsh", "fish"]) },
+        ..EMPTY
+    },
+    Command { name: "version", summary: "Show the version", ..EMPTY },
+    Command {
+        name: "help",
+        summary: "Show help, also about one command",
+        operands: Operands { synopsis: "[COMMAND [VERB]]", min: 0, max: 2, value: Value::Text("COMMAND") },
+        hidden: true,
+        ..EMPTY
+    },
+    Command {
+        name: "man",
+        summary: "Print a manual page in the form of the man program",
+        operands: Operands {
+            synopsis: "[bellhop.1|bellhop.json.5]",
+            min: 0,
+            max: 1,
+            value: Value::OneOf(&["bellhop.1", "bellhop.json.5"]),
+        },
+        hidden: true,
+        ..EMPTY
+    },
+];
+
+/// Variables that bellhop reads, for help and the manual.
+pub const ENVIRONMENT: &[(&str, &str)] = &[
+    ("BELLHOP_HOME", "The home, where --home is not given."),
+    ("BELLHOP_LOG", "Level of the log: error, warn, info (the default), debug or trace."),
+    ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
+    ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),
+    ("NO_COLOR", "If set to anything but the empty string: no colours."),
+    ("TERM", "dumb: no colours and no lines that overwrite each other."),
+];

@@ -1,0 +1,260 @@
+//! The one table of configuration keys: what bellhop.json(5) says and what the loader takes for known.
+
+/// Where a key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Shared with the BotCord daemon's configuration file.
+    Shared,
+    /// bellhop's own.
+    Own,
+    /// Read by the BotCord daemon only; kept as it is.
+    Kept,
+}
+
+/// A key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Path in the document; `[]` stands for the elements of a list.
+    pub path: &'static str,
+    /// Its type, with allowed values.
+    pub kind: &'static str,
+    /// What holds without it; empty where that needs no word.
+    pub default: &'static str,
+    /// What it does.
+    pub text: &'static str,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+const fn key(path: &'static str, kind: &'static str, default: &'static str, text: &'static str) -> Key {
+    Key { path, kind, default, text, origin: Origin::Own }
+}
+
+const fn shared(path: &'static str, kind: &'static str, default: &'static str, text: &'static str) -> Key {
+    Key { path, kind, default, text, origin: Origin::Shared }
+}
+
+const fn kept(path: &'static str, kind: &'static str, text: &'static str) -> Key {
+    Key { path, kind, default: "", text, origin: Origin::Kept }
+}
+
+const RUNTIME: &str = "runtime id: claude-code, codex, deepseek-tui, kimi-cli, hermes-agent, gemini, openclaw-acp, \
+                       echo or acp:NAME of acpRuntimes";
+
+/// Every key, in the order of the manual. A parent comes before its members.
+pub const KEYS: &[Key] = &[
+    key("local", "object", "", "Agents for the terminal and for programs on this machine."),
+    key(
+        "local.agents",
+        "list of objects",
+        "one agent named local",
+        "The agents. The first is the one that is meant where none is named.",
+    ),
+    key("local.agents[].name", "text of [A-Za-z0-9_-], at most 64, unique", "needed", "Its id."),
+    key(
+        "local.agents[].runtime",
+        RUNTIME,
+        "the default route's, else the first one installed, else echo",
+        "Runtime that runs its turns.",
+    ),
+    key(
+        "local.agents[].cwd",
+        "absolute path or ~/path",
+        "where the command was typed, else its workspace",
+        "Directory in which it works.",
+    ),
+    key("local.agents[].trust", "owner, trusted or public", "owner", "How far those who write to it are trusted."),
+    key("local.agents[].model", "text", "the runtime's own", "Model, where the runtime lets it be chosen."),
+    shared("defaultRoute", "object", "", "What runs a message that no other route is for."),
+    shared("defaultRoute.adapter", RUNTIME, "needed", "Runtime."),
+    shared("defaultRoute.cwd", "absolute path or ~/path", "needed", "Directory in which the runtime works."),
+    shared(
+        "defaultRoute.extraArgs",
+        "list of texts",
+        "[]",
+        "Arguments for the runtime; those that bellhop sets itself are dropped.",
+    ),
+    shared(
+        "defaultRoute.trustLevel",
+        "owner or public",
+        "as the message says",
+        "How far the senders are trusted. Anything else counts as public.",
+    ),
+    shared(
+        "defaultRoute.queueMode",
+        "cancel-previous or serial",
+        "cancel-previous for two parties, serial for groups",
+        "What a message does while a turn of its conversation runs: take its place, or wait.",
+    ),
+    shared("defaultRoute.gateway", "name of one of openclawGateways", "", "Gateway of openclaw-acp, which needs one."),
+    shared("defaultRoute.openclawAgent", "text", "the gateway's defaultAgent", "Agent behind the gateway."),
+    shared("defaultRoute.hermesProfile", "text", "", "Profile of hermes-agent."),
+    shared(
+        "routes",
+        "list of objects",
+        "[]",
+        "Routes, in order. The first that names the message's agent in its match and fits wins; then the agent's own runtime; then the first that fits. Each has the members of defaultRoute and match.",
+    ),
+    shared("routes[].match", "object", "fits everything", "What the route is for. All that is given must hold."),
+    shared("routes[].match.channel", "text", "", "Id of the channel."),
+    shared("routes[].match.accountId", "text", "", "Id of the agent."),
+    shared("routes[].match.conversationId", "text", "", "Id of the conversation. Older name: roomId."),
+    shared(
+        "routes[].match.conversationPrefix",
+        "text",
+        "",
+        "Beginning of the conversation's id. Older name: roomPrefix.",
+    ),
+    shared("routes[].match.conversationKind", "direct or group", "", "Two parties, or any number."),
+    shared("routes[].match.senderId", "text", "", "Id of the sender."),
+    shared("routes[].match.mentioned", "true or false", "", "Whether the message addresses the agent."),
+    shared("agents", "list of texts", "those with a file in credentials/", "Ids of the hub's agents to run."),
+    shared("agentId", "text", "", "Older form of agents with one element."),
+    shared("agentDiscovery", "object", "", "Search for agents, where agents names none."),
+    shared("agentDiscovery.enabled", "true or false", "true", "Whether to search."),
+    shared("agentDiscovery.credentialsDir", "path", "credentials/ in the home", "Where."),
+    shared(
+        "streamBlocks",
+        "true or false",
+        "true",
+        "Whether far sides that want it are shown what the agent does while it does it.",
+    ),
+    shared("transcript", "object", "", "The record of conversations."),
+    shared("transcript.enabled", "true or false", "true", "Whether it is kept. BOTCORD_TRANSCRIPT overrides it."),
+    key(
+        "maxConcurrentTurns",
+        "number, 1 to 1024",
+        "twice the number of cores, at least 4",
+        "Turns that run at once; further ones wait.",
+    ),
+    key("turnTimeoutSeconds", "number, 1 to 604800", "1800", "Longest time of a turn."),
+    key(
+        "idleTimeoutSeconds",
+        "number, 0 to 604800",
+        "1800, for ACP runtimes 600",
+        "A runtime that prints nothing for so long is taken for hung and stopped. 0 switches this off.",
+    ),
+    key(
+        "carrySuperseded",
+        "true or false",
+        "true",
+        "Whether the text of a message whose turn was cancelled by a newer message is told along with that one.",
+    ),
+    key(
+        "promptVia",
+        "stdin or argv",
+        "stdin",
+        "How runtimes that know both get the prompt. Arguments can be read by every user of the machine.",
+    ),
+    key("rotation", "object", "", "When a runtime session is left behind for a fresh one."),
+    key("rotation.maxTurns", "number, 1 to 100000", "25", "After so many turns."),
+    key(
+        "rotation.maxInputTokens",
+        "number, 1000 to 100000000",
+        "160000",
+        "Or when a prompt has reached so many tokens.",
+    ),
+    key(
+        "claudeWarmSeconds",
+        "number, 0 to 86400",
+        "0",
+        "How long a Claude Code process is kept after a turn for the next one. Costs about 300 MiB for each conversation; 0 keeps none.",
+    ),
+    key("runtimePermissions", "object", "", "What runtimes may do without being asked."),
+    key(
+        "runtimePermissions.trusted",
+        "full or restricted",
+        "full",
+        "In conversations with the owner or a trusted party.",
+    ),
+    key("runtimePermissions.public", "full or restricted", "full", "In all others."),
+    key(
+        "sandboxed",
+        "true or false",
+        "false",
+        "Says that this machine is a throw-away sandbox: lets Claude Code run as root.",
+    ),
+    key(
+        "keepAnthropicEnv",
+        "true or false",
+        "false",
+        "Whether Claude Code gets ANTHROPIC_API_KEY and its like from the daemon's environment instead of using its own login.",
+    ),
+    key(
+        "killLeftovers",
+        "true or false",
+        "false",
+        "Whether processes that a turn leaves running are killed when it ends well. After a cancelled turn they always are.",
+    ),
+    key(
+        "memoryReserveMb",
+        "number, 0 to 1048576",
+        "256",
+        "No further turn is started beside running ones while the machine has less free memory than this. 0 switches this off.",
+    ),
+    key("acpRuntimes", "list of objects", "[]", "Further runtimes that speak the Agent Client Protocol."),
+    key(
+        "acpRuntimes[].name",
+        "text of [a-z0-9][a-z0-9_-]*, at most 32, unique",
+        "needed",
+        "The runtime's id is acp:NAME.",
+    ),
+    key("acpRuntimes[].command", "list of texts", "needed", "Program and arguments."),
+    key("acpRuntimes[].env", "object of texts", "{}", "Variables for it."),
+    key("acpRuntimes[].mode", "text", "", "Session mode to set, if it offers that one."),
+    key(
+        "acpRuntimes[].contextFile",
+        "file name",
+        "",
+        "File in the working directory that gets context and rules; without it they go in front of the prompt.",
+    ),
+    key(
+        "acpRuntimes[].mcpServers",
+        "list",
+        "[]",
+        "MCP servers of this agent: {name, command, args, env} or {name, url, headers}.",
+    ),
+    kept("thirdPartyGateways", "list of objects", "Gateways to other chat services."),
+    kept("openclawGateways", "list of objects", "OpenClaw gateways: name, url, token or tokenFile, defaultAgent."),
+    kept("openclawDiscovery", "object", "Search for OpenClaw gateways."),
+    kept("hubControlPublicKeys", "list of texts", "Keys that may sign control frames."),
+    kept("requireSignedControl", "true or false", "Whether unsigned control frames are refused."),
+];
+
+/// The names that a member of the object at `path` may have; `path` is empty for the document.
+pub fn members(path: &str) -> impl Iterator<Item = &'static str> {
+    // A route is a default route with a match, which is what the manual says instead of a list.
+    let (path, also) = match path {
+        "routes[]" => ("defaultRoute", &["match"][..]),
+        "routes[].match" => (path, &["roomId", "roomPrefix"][..]),
+        _ => (path, &[][..]),
+    };
+    KEYS.iter()
+        .filter_map(move |k| {
+            let rest = if path.is_empty() { k.path } else { k.path.strip_prefix(path)?.strip_prefix('.')? };
+            (!rest.contains(['.', '['])).then_some(rest)
+        })
+        .chain(also.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_one_level_deep() {
+        assert!(members("").any(|m| m == "routes"));
+        assert!(!members("").any(|m| m.contains('.')));
+        assert_eq!(members("rotation").collect::<Vec<_>>(), ["maxTurns", "maxInputTokens"]);
+        assert!(members("routes[]").any(|m| m == "match") && members("routes[]").any(|m| m == "adapter"));
+    }
+
+    #[test]
+    fn a_parent_comes_before_its_members() {
+        for (at, k) in KEYS.iter().enumerate() {
+            let Some((parent, _)) = k.path.rsplit_once('.') else { continue };
+            let parent = parent.trim_end_matches("[]");
+            assert!(KEYS.iter().take(at).any(|p| p.path == parent), "{}", k.path);
+        }
+    }
+}

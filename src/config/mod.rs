@@ -1,0 +1,197 @@
+//! The configuration: one JSON file that need not exist, and every path below the home.
+//!
+//! Knows `message` and the route types of the engine. What is read is checked as a whole before anything is
+//! applied; what is not known is kept and named in a warning. The file's format is that of the BotCord
+//! daemon with bellhop's own keys beside it.
+//!
+//! - [`keys`]: the one table of keys. - [`load`]: from text to [`Config`]. - [`edit`]: changes to the file.
+//! - [`document`] and [`locate`]: reading JSON so that a mistake can be named with its line.
+//! - [`paths`]: the home.
+
+pub mod document;
+pub mod edit;
+pub mod keys;
+pub mod load;
+pub mod locate;
+pub mod paths;
+mod routes;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+pub use document::{ConfigError, Problem};
+pub use paths::{Home, HomeError};
+
+use crate::engine::route::Route;
+use crate::message::TrustLevel;
+pub use crate::runtime::settings::{AcpRuntime, McpServer, Permission, PromptVia, RuntimePermissions};
+
+/// Runtime ids that a route or an agent may name besides `acp:<name>`; `echo` is built in.
+pub const RUNTIMES: &[&str] =
+    &["claude-code", "codex", "deepseek-tui", "kimi-cli", "hermes-agent", "gemini", "openclaw-acp", "echo"];
+
+/// The agent that there is without any configuration.
+pub const DEFAULT_AGENT: &str = "local";
+
+/// When a session is left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// After so many turns.
+    pub max_turns: u64,
+    /// When a prompt has so many tokens.
+    pub max_input_tokens: u64,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { max_turns: 25, max_input_tokens: 160_000 }
+    }
+}
+
+/// An agent of the local channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalAgent {
+    /// Its id.
+    pub name: String,
+    /// Its runtime; `None`: the default route's, else the first one installed.
+    pub runtime: Option<String>,
+    /// Where it works, when the message does not say.
+    pub cwd: Option<PathBuf>,
+    /// How far those who write to it are trusted.
+    pub trust: TrustLevel,
+    /// Model, where the runtime lets it be chosen.
+    pub model: Option<String>,
+}
+
+impl LocalAgent {
+    /// An agent with nothing but a name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), runtime: None, cwd: None, trust: TrustLevel::Owner, model: None }
+    }
+}
+
+/// The configuration, with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file it comes from; `None`: there is none, all defaults.
+    pub file: Option<PathBuf>,
+    /// Local agents; at least one, the first is the default.
+    pub local_agents: Vec<LocalAgent>,
+    /// Hub agents that are named; empty: those that are found.
+    pub agents: Vec<String>,
+    /// Whether hub agents are searched for when none is named.
+    pub agent_discovery: bool,
+    /// Where; `None`: in the home.
+    pub credentials_dir: Option<PathBuf>,
+    /// The default route, if one is configured.
+    pub default_route: Option<Route>,
+    /// Routes, in file order.
+    pub routes: Vec<Route>,
+    /// Whether progress is shown to far sides that want it.
+    pub stream_blocks: bool,
+    /// Whether transcripts are kept, before `BOTCORD_TRANSCRIPT` has its say.
+    pub transcript: bool,
+    /// Turns that run at once.
+    pub max_concurrent_turns: usize,
+    /// Longest time of a turn.
+    pub turn_timeout: Duration,
+    /// Longest silence of a runtime; `None`: each runtime's own limit. Zero: no limit.
+    pub idle_timeout: Option<Duration>,
+    /// Whether the text of a superseded message is carried along.
+    pub carry_superseded: bool,
+    /// How prompts travel.
+    pub prompt_via: PromptVia,
+    /// When sessions are left behind.
+    pub rotation: Rotation,
+    /// How long a Claude Code process is kept after a turn; zero: not at all.
+    pub claude_warm: Duration,
+    /// What runtimes may do.
+    pub runtime_permissions: RuntimePermissions,
+    /// This machine is a sandbox.
+    pub sandboxed: bool,
+    /// Claude Code gets the provider's variables.
+    pub keep_anthropic_env: bool,
+    /// Leftovers of turns that ended well are killed.
+    pub kill_leftovers: bool,
+    /// Free memory below which no further turn starts, in MiB; 0: not looked at.
+    pub memory_reserve_mb: u64,
+    /// ACP runtimes.
+    pub acp_runtimes: Vec<AcpRuntime>,
+    /// The whole document as it was read, with what bellhop does not know.
+    pub document: Map<String, Value>,
+    /// What is odd but usable, one line each.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            file: None,
+            local_agents: vec![LocalAgent::named(DEFAULT_AGENT)],
+            agents: Vec::new(),
+            agent_discovery: true,
+            credentials_dir: None,
+            default_route: None,
+            routes: Vec::new(),
+            stream_blocks: true,
+            transcript: true,
+            max_concurrent_turns: default_concurrency(),
+            turn_timeout: Duration::from_secs(1_800),
+            idle_timeout: None,
+            carry_superseded: true,
+            prompt_via: PromptVia::Stdin,
+            rotation: Rotation::default(),
+            claude_warm: Duration::ZERO,
+            runtime_permissions: RuntimePermissions::default(),
+            sandboxed: false,
+            keep_anthropic_env: false,
+            kill_leftovers: false,
+            memory_reserve_mb: 256,
+            acp_runtimes: Vec::new(),
+            document: Map::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+fn default_concurrency() -> usize {
+    std::thread::available_parallelism().map_or(4, |cores| (cores.get() * 2).max(4))
+}
+
+/// Where the answer to "are transcripts kept?" comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TranscriptSource {
+    /// `BOTCORD_TRANSCRIPT`.
+    Environment,
+    /// The file says so.
+    File,
+    /// Nothing says otherwise.
+    Default,
+}
+
+impl Config {
+    /// Whether transcripts are kept, and who says so.
+    pub fn transcript_enabled(&self) -> (bool, TranscriptSource) {
+        match std::env::var("BOTCORD_TRANSCRIPT").as_deref() {
+            Ok("1") => (true, TranscriptSource::Environment),
+            Ok("0") => (false, TranscriptSource::Environment),
+            _ if self.document.get("transcript").is_some_and(|t| t.get("enabled").is_some()) => {
+                (self.transcript, TranscriptSource::File)
+            }
+            _ => (self.transcript, TranscriptSource::Default),
+        }
+    }
+
+    /// Ids of all agents that are named, local ones first.
+    pub fn agent_ids(&self) -> Vec<&str> {
+        self.local_agents.iter().map(|a| a.name.as_str()).chain(self.agents.iter().map(String::as_str)).collect()
+    }
+
+    /// Ids that a route, an agent or a message may name as its runtime.
+    pub fn runtime_ids(&self) -> Vec<String> {
+        let acp = self.acp_runtimes.iter().map(|r| format!("acp:{}", r.name));
+        RUNTIMES.iter().map(|id| (*id).to_owned()).chain(acp).collect()
+    }
+}

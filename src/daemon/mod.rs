@@ -1,0 +1,160 @@
+//! Wires everything together: starts the engine of a home, serves its control socket, stops it.
+//!
+//! Knows all other modules and is known by none but `main`. The same parts run in the daemon
+//! (`bellhop start`) and inside `bellhop send` and `bellhop chat` when no daemon runs: then only the
+//! conversations that get a new message are taken up, the rest waits for a daemon.
+
+mod control;
+mod parts;
+mod signals;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+
+use crate::cli::host::{Host, Running, RuntimeRow, StartError};
+use crate::config::{Config, Home};
+use crate::engine::{Engine, Recovery, now_ms};
+use crate::runtime::process;
+use crate::serve::follow::Follow;
+use crate::serve::server::{self, Server};
+use crate::store::{HomeLock, LockError};
+use control::NodeControl;
+use signals::Signal;
+
+/// How long running turns may go on when the daemon is told to stop (`start`), unless told otherwise.
+pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// The program behind the command line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Program;
+
+impl Host for Program {
+    fn run_foreground(&self, home: &Home, config: Config) -> ExitCode {
+        let signals = match signals::listen() {
+            Ok(signals) => signals,
+            Err(e) => {
+                log::error!("daemon.signals_failed error={e}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let node = match Node::start(home, config, Recovery::All, "start") {
+            Ok(node) => node,
+            Err(StartError::AlreadyRunning) => {
+                log::error!("daemon.already_running home={}", home.root().display());
+                return ExitCode::FAILURE;
+            }
+            Err(StartError::Failed(why)) => {
+                log::error!("daemon.start_failed error={why:?}");
+                return ExitCode::FAILURE;
+            }
+        };
+        log::info!("daemon.started home={} pid={}", home.root().display(), std::process::id());
+        let drain = node.wait(&signals);
+        let interrupted = node.stop(drain, &signals);
+        log::info!("daemon.stopped interrupted={interrupted}");
+        ExitCode::SUCCESS
+    }
+
+    fn start_in_process(&self, home: &Home, config: Config) -> Result<Box<dyn Running>, StartError> {
+        let node = Node::start(home, config, Recovery::OnDemand, "in-process")?;
+        Ok(Box::new(node))
+    }
+
+    fn runtimes(&self, home: &Home, config: &Config) -> Vec<RuntimeRow> {
+        parts::runtime_rows(home, config)
+    }
+}
+
+/// A running engine with its socket. Holds the lock of the home as long as it lives.
+struct Node {
+    engine: Engine,
+    server: Option<Server>,
+    shutdowns: Receiver<Duration>,
+    _reaper: process::Reaper,
+    _lock: HomeLock,
+}
+
+impl Node {
+    /// Takes the lock and starts everything, the socket last: once it answers, messages are accepted.
+    fn start(home: &Home, config: Config, recovery: Recovery, command: &str) -> Result<Self, StartError> {
+        let failed = |e: &dyn std::fmt::Display| StartError::Failed(e.to_string());
+        home.prepare().map_err(|e| failed(&e))?;
+        let lock = HomeLock::acquire(&home.daemon_dir(), command).map_err(|e| match e {
+            LockError::Held { .. } => StartError::AlreadyRunning,
+            other => failed(&other),
+        })?;
+        for warning in &config.warnings {
+            log::warn!("config.warning {warning}");
+        }
+        if !process::become_subreaper() {
+            log::warn!("daemon.no_subreaper");
+        }
+        let reaper = process::start_reaper().map_err(|e| failed(&e))?;
+        let follow = Arc::new(Follow::default());
+        let (parts, agents) = parts::assemble(home, &config, Arc::clone(&follow)).map_err(StartError::Failed)?;
+        parts::end_interrupted(&parts.journal);
+        let engine = Engine::new(parts).map_err(|e| failed(&e))?;
+        engine.recover(recovery);
+        let (shutdown, shutdowns) = bounded(1);
+        let control = NodeControl::new(engine.clone(), Arc::clone(&follow), home, agents, shutdown);
+        let server = Server::start(home.root(), Arc::new(control), follow, server::Settings::default())
+            .map_err(|e| failed(&e))?;
+        Ok(Self { engine, server: Some(server), shutdowns, _reaper: reaper, _lock: lock })
+    }
+
+    /// Waits until somebody wants it to end; returns how long running turns may go on.
+    fn wait(&self, signals: &Receiver<Signal>) -> Duration {
+        loop {
+            select_biased! {
+                recv(signals) -> signal => match signal {
+                    Ok(Signal::Stop) => return DRAIN,
+                    Ok(Signal::Reload) => log::info!("daemon.reload ignored=\"not supported yet\""),
+                    Err(_) => return Duration::ZERO,
+                },
+                recv(self.shutdowns) -> drain => return drain.unwrap_or_default(),
+            }
+        }
+    }
+
+    /// Drains and stops. A second signal ends the draining at once.
+    fn stop(mut self, drain: Duration, signals: &Receiver<Signal>) -> usize {
+        log::info!("daemon.stopping drain_ms={}", drain.as_millis());
+        let engine = self.engine.clone();
+        let (done_tx, done): (Sender<usize>, Receiver<usize>) = bounded(1);
+        let stopper = std::thread::Builder::new().name("stop".into()).spawn(move || {
+            let _ = done_tx.send(engine.stop(drain));
+        });
+        let interrupted = match stopper {
+            Err(_) => self.engine.stop(Duration::ZERO),
+            Ok(_) => loop {
+                select_biased! {
+                    recv(signals) -> signal => if signal == Ok(Signal::Stop) {
+                        log::warn!("daemon.stop_now");
+                        self.engine.interrupt();
+                    },
+                    recv(done) -> count => break count.unwrap_or_default(),
+                }
+            },
+        };
+        self.close();
+        interrupted
+    }
+
+    fn close(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+    }
+}
+
+impl Running for Node {
+    fn stop(mut self: Box<Self>) {
+        // Others may use this engine through its socket: their turns are waited for, within reason.
+        let interrupted = self.engine.stop(DRAIN);
+        log::info!("engine.stopped interrupted={interrupted} at={}", now_ms());
+        self.close();
+    }
+}

@@ -1,0 +1,26 @@
+//! Signals as one more channel of the main loop.
+
+use crossbeam_channel::{Receiver, bounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// SIGTERM, SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
+}
+
+/// Listens from now on. At most 8 signals wait; more of the same add nothing and are dropped.
+pub(super) fn listen() -> std::io::Result<Receiver<Signal>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (tx, rx) = bounded(8);
+    std::thread::Builder::new().name("signals".into()).stack_size(256 * 1024).spawn(move || {
+        for signal in signals.forever() {
+            let _ = tx.try_send(if signal == SIGHUP { Signal::Reload } else { Signal::Stop });
+        }
+    })?;
+    Ok(rx)
+}

@@ -1,0 +1,338 @@
+//! The end of a turn: session, transcript, reply, journal, and the lane set free — exactly once.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::cancel::CancelReason;
+use super::capture::{self, Capture};
+use super::core::{Core, Live};
+use super::journal::{self, Record};
+use super::outbox::{self, Item};
+use super::outcome::{self, Facts, Outcome, Reply, Run, SessionAction};
+use super::ports::{FailureSummary, RunResult, Settled, Thrown, TurnEvent, TurnFailure, TurnReport, TurnStatus};
+use super::queue::Ending;
+use super::records::{self, Ended};
+use super::sessions::{SessionChange, SessionEntry};
+use super::transcript::{FailureFacts, RuntimeFailure, TurnErrorPhase};
+use super::turn::Turn;
+use super::{now_ms, persist};
+use crate::message::{Inbound, Outbound, OutboundKind};
+
+/// How long a lane rests when the journal could not take the start of its turn.
+const DEFER: Duration = Duration::from_secs(5);
+
+/// Concludes a turn, unless that was done already; returns whether this call did it.
+pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
+    if turn.concluded.swap(true, Ordering::AcqRel) {
+        return false;
+    }
+    let cancelled = turn.token.reason();
+    turn.signals.end(cancelled == Some(CancelReason::Superseded));
+    let outcome = {
+        let progress = turn.progress();
+        let facts = Facts {
+            cancelled,
+            runtime: &turn.runtime,
+            limit_ms: turn.limit.as_millis() as u64,
+            tool_calls: progress.tool_calls,
+            deliverable: turn.deliverable,
+            active: progress.active.as_ref(),
+            worked_in: progress.announced.as_deref().filter(|_| progress.effects),
+        };
+        outcome::decide(&run, &facts, |error| captured(turn, &run, error))
+    };
+    let ending = match cancelled {
+        Some(CancelReason::Superseded) if core.settings.carry_superseded => {
+            log::info!("turn.superseded queue={} turn={}", turn.key, turn.id);
+            Ending::Carried
+        }
+        Some(CancelReason::Shutdown) => {
+            log::info!("turn.interrupted queue={} turn={}", turn.key, turn.id);
+            drop(core.journal.append(Record::Interrupted { turn: turn.id.clone() }));
+            Ending::Settled
+        }
+        _ => {
+            finish(core, turn, &run, outcome);
+            Ending::Settled
+        }
+    };
+    core.turn_over(&turn.key, &turn.id, ending);
+    true
+}
+
+/// Everything after the decision, for a turn that is not to run again.
+fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
+    let result = match run {
+        Run::Returned(result) => Some(result),
+        Run::Threw(_) => None,
+    };
+    let session_id = keep_session(core, turn, &outcome.session, result);
+    let ms = turn.began.elapsed().as_millis() as u64;
+    if let Some((phase, failure)) = &outcome.failed {
+        let evidence = (*phase == TurnErrorPhase::Runtime).then(|| evidence(turn, run, failure, ms));
+        records::turn_error(core, turn, *phase, failure, ms, evidence);
+        let severity = if *phase == TurnErrorPhase::Runtime { log::Level::Error } else { log::Level::Warn };
+        log::log!(
+            severity,
+            "turn.failed queue={} turn={} runtime={} kind={} ref={} ms={ms} error={:?}",
+            turn.key,
+            turn.id,
+            turn.runtime,
+            failure.kind,
+            failure.error_ref.as_deref().unwrap_or("-"),
+            crate::text::preview(&failure.message)
+        );
+    }
+    if let Some(error) = &outcome.side_error {
+        log::warn!("turn.error_with_reply queue={} turn={} error={:?}", turn.key, turn.id, crate::redact::text(error));
+    }
+    let mut record = outcome.record_outbound.then(|| Ended {
+        message: Arc::clone(&turn.message),
+        turn_id: turn.id.clone(),
+        runtime: turn.runtime.clone(),
+        session_id: session_id.clone(),
+        duration_ms: ms,
+        cost_usd: result.and_then(|r| r.cost_usd),
+        text: outcome.final_text.clone(),
+        reason: outcome.side_error.clone(),
+        blocks: turn.progress().summaries.clone(),
+    });
+    let settled = Settled { ids: turn.message_ids(), why: outcome.why.to_owned() };
+    let report = report(turn, &outcome, session_id, result, ms);
+    match outcome.reply {
+        Some(reply) => {
+            let out = outbound(turn, reply);
+            let output =
+                journal::Outcome { replies: vec![Arc::new(out.clone())], session: None, why: outcome.why.to_owned() };
+            if let Err(e) = core.journal.append(Record::Result { turn: turn.id.clone(), out: output }).wait() {
+                log::error!("turn.result_not_durable queue={} turn={} error={e}", turn.key, turn.id);
+            }
+            let item = Item { out, entries: turn.entries(), settled, record, attempts: 0, uncertain: false };
+            outbox::post(core, item);
+        }
+        None => {
+            if let (Some(record), Some(status)) = (record.take(), outcome.unsent) {
+                record.write(core, status, None);
+            }
+            outbox::settle(core, &turn.message.channel, turn.entries(), settled);
+        }
+    }
+    log::info!(
+        "turn.done queue={} turn={} runtime={} status={:?} ms={ms} cost_usd={}",
+        turn.key,
+        turn.id,
+        turn.runtime,
+        report.status,
+        report.cost_usd.map_or_else(|| "-".to_owned(), |c| format!("{c:.6}"))
+    );
+    core.observe(&TurnEvent::Finished { message: &turn.message, report: &report });
+}
+
+/// Carries out the fate of the session; returns the id that will be resumed next.
+fn keep_session(core: &Arc<Core>, turn: &Turn, action: &SessionAction, result: Option<&RunResult>) -> Option<String> {
+    let key = turn.message.session_key(&turn.runtime);
+    let (active, memory) = {
+        let progress = turn.progress();
+        (progress.active.clone(), progress.memory_version.clone())
+    };
+    let stored = core.sessions.get(&key);
+    let entry = match action {
+        SessionAction::Keep => return stored.map(|e| e.runtime_session_id),
+        SessionAction::Delete => None,
+        SessionAction::Suspect => stored.clone().map(|e| SessionEntry { suspect: true, updated_at: now_ms(), ..e }),
+        SessionAction::Upsert(id) => {
+            let usage = result.and_then(|r| r.usage);
+            let continued = stored
+                .as_ref()
+                .filter(|s| active.as_ref().is_some_and(|a| a.runtime_session_id == s.runtime_session_id))
+                .or(active.as_ref());
+            let mut entry = SessionEntry::new(&turn.message, &turn.runtime, id, &turn.cwd, now_ms());
+            entry.turn_count = Some(continued.and_then(|s| s.turn_count).unwrap_or(0) + 1);
+            entry.last_input_tokens =
+                result.and_then(|r| r.context_tokens).or(usage.map(|u| u.hit.saturating_add(u.miss)));
+            entry.memory_version = memory.or(stored.as_ref().and_then(|s| s.memory_version.clone()));
+            let before = continued.filter(|s| s.runtime_session_id == *id);
+            entry.usage_totals = result.and_then(|r| r.usage_totals).or(before.and_then(|s| s.usage_totals));
+            entry.note = result.and_then(|r| r.note.clone()).or(before.and_then(|s| s.note.clone()));
+            Some(entry)
+        }
+    };
+    let id = entry.as_ref().map(|e| e.runtime_session_id.clone());
+    if entry.is_some() || stored.is_some() {
+        core.sessions.change(&core.journal, &SessionChange { key, entry });
+        persist::flush_soon(core);
+    }
+    id
+}
+
+fn captured(turn: &Turn, run: &Run, error: &str) -> Capture {
+    capture::capture(error, failure_of(run), &turn.id, &turn.runtime)
+}
+
+fn failure_of(run: &Run) -> Option<&FailureSummary> {
+    match run {
+        Run::Returned(result) => result.failure.as_ref(),
+        Run::Threw(thrown) => thrown.failure.as_deref(),
+    }
+}
+
+/// What the transcript keeps of a failed run.
+fn evidence(turn: &Turn, run: &Run, failure: &TurnFailure, ms: u64) -> RuntimeFailure {
+    let cwd = turn.cwd.display().to_string();
+    let facts = FailureFacts {
+        message: &turn.message,
+        turn_id: &turn.id,
+        runtime: &turn.runtime,
+        cwd: &cwd,
+        duration_ms: ms,
+        error: &failure.message,
+    };
+    RuntimeFailure::new(facts, &failure_of(run).cloned().unwrap_or_default())
+}
+
+fn outbound(turn: &Turn, reply: Reply) -> Outbound {
+    Outbound {
+        id: format!("out_{}", turn.id),
+        channel: turn.message.channel.clone(),
+        account_id: turn.message.account_id.clone(),
+        conversation_id: turn.message.conversation.id.clone(),
+        thread_id: turn.message.conversation.thread_id.clone(),
+        kind: reply.kind,
+        text: reply.text,
+        error_ref: reply.error_ref,
+        attachments: Vec::new(),
+        reply_to: Some(turn.message.reply_target().to_owned()),
+        trace_id: turn.message.trace.as_ref().map(|t| t.id.clone()),
+        turn_id: turn.id.clone(),
+    }
+}
+
+fn report(
+    turn: &Turn,
+    outcome: &Outcome,
+    session_id: Option<String>,
+    result: Option<&RunResult>,
+    ms: u64,
+) -> TurnReport {
+    let reply = outcome.reply.as_ref().filter(|r| r.kind == OutboundKind::Message).map(|r| r.text.clone());
+    // A person reads what the room reads: the calm line of a quota, not the raw error.
+    let error = outcome.failed.as_ref().map(|(phase, failure)| TurnFailure {
+        message: match (&outcome.reply, phase) {
+            (Some(reply), TurnErrorPhase::Timeout | TurnErrorPhase::Budget) => reply.text.clone(),
+            _ => failure.message.clone(),
+        },
+        ..failure.clone()
+    });
+    let (runtime, blocks) = {
+        let progress = turn.progress();
+        (progress.runtime.clone().unwrap_or_else(|| turn.runtime.clone()), progress.blocks)
+    };
+    TurnReport {
+        turn_id: turn.id.clone(),
+        message_ids: turn.message_ids(),
+        channel: turn.message.channel.clone(),
+        agent: turn.message.account_id.clone(),
+        conversation: turn.message.conversation.id.clone(),
+        runtime,
+        session_id,
+        status: outcome.status,
+        reply,
+        error,
+        blocks,
+        ms,
+        usage: result.and_then(|r| r.usage),
+        cost_usd: result.and_then(|r| r.cost_usd),
+        class: None,
+    }
+}
+
+/// The journal could not take the start: nothing was run, the messages wait in their lane for a while.
+pub(super) fn defer(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
+    if turn.concluded.swap(true, Ordering::AcqRel) {
+        return false;
+    }
+    turn.signals.end(true);
+    let mut state = core.lock();
+    state.live.remove(&turn.id);
+    state.queues.finished(&turn.key, &turn.id, Ending::Carried);
+    state.queues.set_blocked(&turn.key, true);
+    drop(state);
+    core.turn_ended.notify_all();
+    let (again, key) = (Arc::clone(core), turn.key.clone());
+    core.timers.after(DEFER, move || {
+        again.lock().queues.set_blocked(&key, false);
+        again.pump();
+    });
+    true
+}
+
+/// The adapter did not return in time after it was cancelled: the turn ends without it.
+pub(super) fn abandon(core: &Arc<Core>, turn_id: &str) {
+    let Some(live) = core.lock().live.get(turn_id).cloned() else { return };
+    let turn = live.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let Some(turn) = turn else { return };
+    log::error!("turn.abandoned queue={} turn={turn_id} runtime={}", turn.key, turn.runtime);
+    // Called on the timer thread, which must not wait for a journal or a channel.
+    let again = Arc::clone(core);
+    let spawned = std::thread::Builder::new().name("abandon".into()).stack_size(256 * 1024).spawn(move || {
+        if conclude(&again, &turn, Run::Threw(Thrown::new("the runtime did not stop"))) {
+            again.pump();
+        }
+    });
+    if let Err(e) = spawned {
+        log::error!("turn.abandon_failed turn={turn_id} error={e}");
+    }
+}
+
+/// Three attempts were interrupted: a fourth is not made.
+pub(super) fn dead_letter(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
+    if turn.concluded.swap(true, Ordering::AcqRel) {
+        return false;
+    }
+    let attempts = turn.attempt - 1;
+    log::error!("turn.dead_letter queue={} turn={} attempts={attempts}", turn.key, turn.id);
+    let started =
+        Record::Started { e: turn.entries(), turn: turn.id.clone(), attempt: turn.attempt, rt: turn.runtime.clone() };
+    drop(core.journal.append(started));
+    let text = format!("⚠️ This message was interrupted {attempts} times and is not tried again.");
+    finish(core, turn, &Run::Returned(RunResult::default()), internal("interrupted", text));
+    core.turn_over(&turn.key, &turn.id, Ending::Settled);
+    true
+}
+
+/// The turn's thread panicked: the messages are accounted for, the conversation goes on.
+pub(super) fn panicked(core: &Arc<Core>, live: &Live, key: &str, turn_id: &str, messages: &[Arc<Inbound>]) -> bool {
+    let turn = live.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    match turn {
+        Some(turn) if !turn.concluded.swap(true, Ordering::AcqRel) => {
+            let text = "⚠️ An internal error ended this turn; it is in the log.".to_owned();
+            finish(core, &turn, &Run::Returned(RunResult::default()), internal("internal", text));
+            core.turn_over(key, turn_id, Ending::Settled);
+            true
+        }
+        // It panicked while it was being concluded or before it was prepared: the journal still has the
+        // messages, and the next start answers them.
+        _ => {
+            log::error!("turn.unfinished queue={key} turn={turn_id} messages={}", messages.len());
+            core.turn_over(key, turn_id, Ending::Settled);
+            true
+        }
+    }
+}
+
+/// An outcome that is not the runtime's.
+fn internal(kind: &str, text: String) -> Outcome {
+    Outcome {
+        status: TurnStatus::Error,
+        why: "error",
+        reply: Some(Reply { kind: OutboundKind::Error, text: text.clone(), error_ref: None }),
+        final_text: String::new(),
+        unsent: None,
+        record_outbound: true,
+        session: SessionAction::Keep,
+        breaker: outcome::BreakerNews::None,
+        failed: Some((TurnErrorPhase::Runtime, TurnFailure { kind: kind.into(), message: text, error_ref: None })),
+        side_error: None,
+    }
+}

@@ -1,0 +1,265 @@
+//! What all parts of the engine share: the state, the way into a lane, and the workers.
+//!
+//! A worker is a thread that runs turns until no lane is ready, then leaves: idle conversations hold no
+//! thread, and there are never more workers than turns may run at once.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use super::cancel::{CancelReason, CancelToken};
+use super::journal::Journal;
+use super::outbox::Outbox;
+use super::persist::Sessions;
+use super::ports::{Channel, PromptBuilder, Runtimes, TurnEvent, TurnObserver};
+use super::queue::{Arrival, Ending, Mode, Queues, Start};
+use super::route::{QueueMode, Route, Routes};
+use super::timer::Timers;
+use super::transcript::{DropReason, Writer};
+use super::turn::{self, Turn};
+use super::{Settings, conclude, now_ms, records};
+use crate::message::Inbound;
+
+/// Stack of a turn's thread: the adapters' parsers recurse over JSON of up to 128 levels.
+const TURN_STACK: usize = 512 * 1024;
+
+/// One accepted message with what its turn needs to know.
+#[derive(Clone)]
+pub(super) struct Job {
+    /// Journal id.
+    pub(super) entry: String,
+    /// The message.
+    pub(super) message: Arc<Inbound>,
+    /// The route chosen when it was accepted.
+    pub(super) route: Arc<Route>,
+    /// Attempts that a crash used up.
+    pub(super) attempts: u32,
+    /// An earlier attempt may have had effects.
+    pub(super) interrupted: bool,
+    /// Session that an interrupted attempt had announced.
+    pub(super) resume: Option<String>,
+}
+
+/// A turn between its start and its end, as far as others may touch it.
+pub(super) struct Live {
+    pub(super) key: String,
+    pub(super) token: CancelToken,
+    pub(super) began: Instant,
+    pub(super) started_at: i64,
+    pub(super) messages: Vec<Arc<Inbound>>,
+    pub(super) runtime: String,
+    pub(super) cwd: std::path::PathBuf,
+    /// Set once the worker has prepared the turn; what [`conclude::abandon`] needs.
+    pub(super) turn: Mutex<Option<Arc<Turn>>>,
+}
+
+/// Whether the engine takes and starts work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Running,
+    Draining,
+}
+
+pub(super) struct State {
+    pub(super) queues: Queues<Job>,
+    pub(super) live: HashMap<String, Arc<Live>>,
+    pub(super) phase: Phase,
+    /// Queue keys with entries in the journal that were left alone at start-up.
+    pub(super) dormant: HashSet<String>,
+}
+
+/// The engine's inside.
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) journal: Journal,
+    pub(super) sessions: Sessions,
+    pub(super) routes: RwLock<Arc<Routes>>,
+    pub(super) channels: RwLock<HashMap<String, Arc<dyn Channel>>>,
+    pub(super) runtimes: Arc<dyn Runtimes>,
+    pub(super) prompts: Arc<dyn PromptBuilder>,
+    pub(super) observers: Vec<Arc<dyn TurnObserver>>,
+    pub(super) transcripts: Writer,
+    pub(super) timers: Timers,
+    pub(super) outbox: Outbox,
+    pub(super) state: Mutex<State>,
+    /// Signalled whenever a turn has ended.
+    pub(super) turn_ended: Condvar,
+}
+
+impl Core {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn channel(&self, id: &str) -> Option<Arc<dyn Channel>> {
+        self.channels.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(super) fn route(&self, message: &Inbound) -> Arc<Route> {
+        let routes = Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner));
+        Arc::new(routes.resolve(message).clone())
+    }
+
+    /// Tells every observer; a panic in one is logged and hurts nobody.
+    pub(super) fn observe(&self, event: &TurnEvent<'_>) {
+        for observer in &self.observers {
+            if catch_unwind(AssertUnwindSafe(|| observer.event(event))).is_err() {
+                log::error!("observer.panic");
+            }
+        }
+    }
+
+    /// Puts a job into its lane and starts what can be started. Returns how much is before it.
+    pub(super) fn enqueue(self: &Arc<Self>, turn_id: String, job: Job) -> usize {
+        let key = job.message.queue_key();
+        let arrival = Arrival { turn_id, mode: self.mode(&job), owner: job.message.is_owner_chat(), payload: job };
+        let mut state = self.lock();
+        let ahead = state.queues.ahead(&key);
+        let order = state.queues.arrive(&key, arrival);
+        let live = order.as_ref().and_then(|o| state.live.get(&o.turn_id).cloned());
+        drop(state);
+        if let (Some(order), Some(live)) = (order, live) {
+            if let Some(message) = live.messages.last() {
+                records::dropped(self, message, &order.turn_id, DropReason::QueueCancelPrevious, Some(&order.by));
+            }
+            log::info!("turn.supersede queue={key} turn={} by={}", order.turn_id, order.by);
+            self.cancel(&order.turn_id, &live, CancelReason::Superseded);
+        }
+        self.pump();
+        ahead
+    }
+
+    fn mode(&self, job: &Job) -> Mode {
+        match super::route::queue_mode(&job.route, job.message.conversation.kind) {
+            // Messages that want a reply each run one by one, unless their route says otherwise.
+            _ if job.route.queue_mode != Some(QueueMode::CancelPrevious) && !self.coalesces(&job.message) => {
+                Mode::Single
+            }
+            QueueMode::CancelPrevious => Mode::CancelPrevious,
+            QueueMode::Serial => Mode::Coalesce,
+        }
+    }
+
+    fn coalesces(&self, message: &Inbound) -> bool {
+        self.channel(&message.channel).is_none_or(|c| c.capabilities().coalesce)
+    }
+
+    /// Sets a turn's token and makes sure that the turn ends even if its adapter does not return.
+    pub(super) fn cancel(self: &Arc<Self>, turn_id: &str, live: &Live, reason: CancelReason) {
+        if !live.token.cancel(reason) {
+            return;
+        }
+        let core = Arc::clone(self);
+        let turn_id = turn_id.to_owned();
+        self.timers.after(self.settings.abandon_after, move || conclude::abandon(&core, &turn_id));
+    }
+
+    /// Starts turns while lanes are ready and the limit allows.
+    pub(super) fn pump(self: &Arc<Self>) {
+        loop {
+            let mut state = self.lock();
+            let Some((start, live)) = self.next(&mut state) else { return };
+            drop(state);
+            let core = Arc::clone(self);
+            let (key, turn_id) = (start.key.clone(), start.turn_id.clone());
+            let spawned = std::thread::Builder::new()
+                .name("turn".into())
+                .stack_size(TURN_STACK)
+                .spawn(move || worker(&core, start, live));
+            if let Err(e) = spawned {
+                log::error!("turn.thread_failed queue={key} error={e}");
+                self.put_back(&key, &turn_id);
+                return;
+            }
+        }
+    }
+
+    /// The next turn to run, registered as live.
+    fn next(self: &Arc<Self>, state: &mut State) -> Option<(Start<Job>, Arc<Live>)> {
+        if state.phase != Phase::Running {
+            return None;
+        }
+        let start = state.queues.next(self.settings.max_turns)?;
+        let token = match CancelToken::new() {
+            Ok(token) => token,
+            Err(e) => {
+                log::error!("turn.no_descriptor queue={} error={e}", start.key);
+                state.queues.finished(&start.key, &start.turn_id, Ending::Carried);
+                self.pump_later();
+                return None;
+            }
+        };
+        let last = start.arrivals.last().map(|a| &a.payload)?;
+        let live = Arc::new(Live {
+            key: start.key.clone(),
+            token,
+            began: Instant::now(),
+            started_at: now_ms(),
+            messages: start.arrivals.iter().map(|a| Arc::clone(&a.payload.message)).collect(),
+            runtime: turn::runtime_id(last).to_owned(),
+            cwd: turn::working_directory(last).to_owned(),
+            turn: Mutex::new(None),
+        });
+        state.live.insert(start.turn_id.clone(), Arc::clone(&live));
+        Some((start, live))
+    }
+
+    /// Undoes [`Core::next`] and tries again in a second.
+    fn put_back(self: &Arc<Self>, key: &str, turn_id: &str) {
+        let mut state = self.lock();
+        state.live.remove(turn_id);
+        state.queues.finished(key, turn_id, Ending::Carried);
+        drop(state);
+        self.pump_later();
+    }
+
+    fn pump_later(self: &Arc<Self>) {
+        let core = Arc::clone(self);
+        self.timers.after(Duration::from_secs(1), move || core.pump());
+    }
+
+    /// A turn is over: frees its lane.
+    pub(super) fn turn_over(&self, key: &str, turn_id: &str, ending: Ending) {
+        let mut state = self.lock();
+        state.live.remove(turn_id);
+        state.queues.finished(key, turn_id, ending);
+        drop(state);
+        self.turn_ended.notify_all();
+    }
+}
+
+/// Runs turns until no lane is ready.
+fn worker(core: &Arc<Core>, start: Start<Job>, live: Arc<Live>) {
+    let mut next = Some((start, live));
+    while let Some((start, live)) = next.take() {
+        name_thread(&start);
+        let (key, turn_id) = (start.key.clone(), start.turn_id.clone());
+        let messages = live.messages.clone();
+        let result = catch_unwind(AssertUnwindSafe(|| turn::run(core, start, &live)));
+        let concluded = match result {
+            Ok(concluded) => concluded,
+            Err(_) => {
+                log::error!("turn.panic queue={key} turn={turn_id}");
+                conclude::panicked(core, &live, &key, &turn_id, &messages)
+            }
+        };
+        // An abandoned turn has been concluded by somebody else, who has freed the lane as well.
+        if !concluded {
+            return;
+        }
+        next = core.next(&mut core.lock());
+        if next.is_some() {
+            core.pump();
+        }
+    }
+}
+
+/// `turn:<conversation>`, as far as the system's 15 bytes go.
+fn name_thread(start: &Start<Job>) {
+    let conversation = start.arrivals.last().map_or("", |a| a.payload.message.conversation.id.as_str());
+    let name: String = format!("turn:{conversation}").chars().filter(char::is_ascii_graphic).take(15).collect();
+    if let Ok(name) = std::ffi::CString::new(name) {
+        let _ = rustix::thread::set_name(&name);
+    }
+}

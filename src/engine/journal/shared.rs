@@ -1,0 +1,347 @@
+//! What callers and the journal's thread share: the ledger, and what waits to be written.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::ids::entry_id;
+use super::ledger::{Known, Ledger};
+use super::record::{self, MAX_LINE, Record, Stamped};
+use super::ticket::{Ticket, Waiter};
+use super::{Accept, JournalError, JournalHealth, JournalOptions, JournalState};
+use crate::message::Inbound;
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+/// Everything under the one lock, so that the order of the ledger is the order of the file.
+pub(super) struct State {
+    pub(super) ledger: Ledger,
+    pub(super) options: JournalOptions,
+    pub(super) stats: Stats,
+    batch: Batch,
+    /// Entries of which the record is not durable yet.
+    undurable: HashMap<String, Ticket>,
+    broken: Option<Broken>,
+    closing: bool,
+    closed: bool,
+}
+
+/// Figures for [`JournalHealth`].
+#[derive(Default)]
+pub(super) struct Stats {
+    pub(super) segment: u64,
+    pub(super) segment_bytes: u64,
+    pub(super) records: u64,
+    pub(super) fsyncs: u64,
+    pub(super) last_error: Option<String>,
+}
+
+struct Broken {
+    error: JournalError,
+    since_try: Instant,
+}
+
+/// Lines that are to be written together, and who waits for them.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) waiters: Vec<Waiter>,
+    /// Entries that come to be with it.
+    accepted: Vec<String>,
+    /// Somebody asked for another try.
+    pub(super) forced: bool,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.waiters.is_empty() && !self.forced
+    }
+
+    /// Adds what came later.
+    pub(super) fn extend(&mut self, later: Self) {
+        self.bytes.extend(later.bytes);
+        self.waiters.extend(later.waiters);
+        self.accepted.extend(later.accepted);
+        self.forced |= later.forced;
+    }
+}
+
+/// What a new segment has to hold.
+pub(super) struct Snapshot {
+    pub(super) records: Vec<Stamped>,
+    pub(super) unknown: Vec<String>,
+}
+
+impl Shared {
+    pub(super) fn new(ledger: Ledger, options: JournalOptions) -> Self {
+        let state = State {
+            ledger,
+            options,
+            stats: Stats::default(),
+            batch: Batch::default(),
+            undurable: HashMap::new(),
+            broken: None,
+            closing: false,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), work: Condvar::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn append(&self, t: i64, record: Record, waiter: Waiter) {
+        // Encoded before the lock is taken: it is the expensive part.
+        let line = match encode(t, &record) {
+            Ok(line) => line,
+            Err(error) => return waiter.settle(Err(error)),
+        };
+        let mut state = self.lock();
+        if state.closing {
+            drop(state);
+            return waiter.settle(Err(JournalError::Closed));
+        }
+        state.ledger.apply(t, record, line.len() as u64);
+        state.push(line, waiter);
+        self.work.notify_one();
+    }
+
+    /// Asks a broken journal for another try.
+    pub(super) fn nudge(&self, waiter: Waiter) {
+        let mut state = self.lock();
+        if state.closing {
+            drop(state);
+            return waiter.settle(Err(JournalError::Closed));
+        }
+        state.batch.forced = true;
+        state.batch.waiters.push(waiter);
+        self.work.notify_one();
+    }
+
+    pub(super) fn accept(&self, messages: Vec<Inbound>, now: i64, may_wait: bool) -> Vec<Accept> {
+        let ticket = Ticket::new();
+        let mut repeats = Vec::new();
+        let mut state = self.lock();
+        let mut answers: Vec<_> = messages.into_iter().map(|m| state.accept(m, now, &ticket)).collect();
+        for (i, answer) in answers.iter().enumerate() {
+            if let Accept::Pending { entry_id } = answer
+                && let Some(other) = state.undurable.get(entry_id)
+            {
+                repeats.push((i, other.clone()));
+            }
+        }
+        if answers.iter().any(|answer| matches!(answer, Accept::New { .. })) {
+            state.batch.waiters.push(Waiter::ticket(ticket));
+            self.work.notify_one();
+        }
+        drop(state);
+        // "Pending" promises that the message is safe.
+        for (i, other) in repeats {
+            if may_wait && let Err(error) = other.wait() {
+                answers[i] = Accept::Refused { why: error.to_string() };
+            }
+        }
+        answers
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.work.notify_all();
+    }
+
+    /// Sleeps until there is something to write; `None` when the journal is closed and all is written.
+    pub(super) fn next_batch(&self) -> Option<Batch> {
+        let state = self.lock();
+        let mut state =
+            self.work.wait_while(state, |s| s.batch.is_empty() && !s.closing).unwrap_or_else(PoisonError::into_inner);
+        if state.batch.is_empty() {
+            state.closed = true;
+            return None;
+        }
+        Some(std::mem::take(&mut state.batch))
+    }
+
+    /// The whole state, with everything that waits: what is in the snapshot need not be written otherwise.
+    pub(super) fn snapshot(&self, now: i64) -> (Snapshot, Batch) {
+        let mut state = self.lock();
+        state.ledger.expire(now);
+        let records = state.ledger.to_records();
+        let unknown = state.ledger.unknown().map(str::to_owned).collect();
+        (Snapshot { records, unknown }, std::mem::take(&mut state.batch))
+    }
+
+    /// The batch is durable.
+    pub(super) fn succeed(&self, batch: Batch, repaired: bool) {
+        let mut state = self.lock();
+        for id in &batch.accepted {
+            state.undurable.remove(id);
+        }
+        if repaired && state.broken.take().is_some() {
+            log::info!("journal.recovered segment={}", state.stats.segment);
+        }
+        drop(state);
+        batch.waiters.into_iter().for_each(|waiter| waiter.settle(Ok(())));
+    }
+
+    /// The batch is not durable, and the journal broken. `tried`: just now, with this error.
+    pub(super) fn fail(&self, batch: Batch, error: JournalError, tried: bool) {
+        let mut state = self.lock();
+        for id in &batch.accepted {
+            state.undurable.remove(id);
+            state.ledger.retract(id);
+        }
+        if tried {
+            state.stats.last_error = Some(error.to_string());
+            state.broken = Some(Broken { error: error.clone(), since_try: Instant::now() });
+        }
+        drop(state);
+        batch.waiters.into_iter().for_each(|waiter| waiter.settle(Err(error.clone())));
+    }
+
+    /// What a broken journal answers, unless it is time to try again.
+    pub(super) fn still_broken(&self) -> Option<JournalError> {
+        let state = self.lock();
+        let why = state.refusal()?;
+        Some(JournalError::Broken { why: why.to_string() })
+    }
+
+    /// The thread is gone: nothing will be written any more.
+    pub(super) fn abandon(&self, why: &str) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.closed = true;
+        state.stats.last_error = Some(why.to_owned());
+        let batch = std::mem::take(&mut state.batch);
+        drop(state);
+        drop(batch);
+    }
+}
+
+impl State {
+    fn push(&mut self, line: Vec<u8>, waiter: Waiter) {
+        self.stats.records += 1;
+        self.batch.bytes.extend_from_slice(&line);
+        self.batch.waiters.push(waiter);
+    }
+
+    /// Why nothing can be written just now.
+    fn refusal(&self) -> Option<&JournalError> {
+        let broken = self.broken.as_ref()?;
+        (broken.since_try.elapsed() < self.options.retry_after).then_some(&broken.error)
+    }
+
+    fn accept(&mut self, mut message: Inbound, now: i64, ticket: &Ticket) -> Accept {
+        let mut ids = message.ids();
+        let known: Vec<_> = ids.iter().map(|id| self.ledger.known(&message.channel, id)).collect();
+        if !known.contains(&Known::No) {
+            let pending = known.into_iter().find_map(|known| match known {
+                Known::Pending { entry_id } => Some(entry_id),
+                _ => None,
+            });
+            return pending.map_or(Accept::Terminal, |entry_id| Accept::Pending { entry_id });
+        }
+        if known.iter().any(|k| *k != Known::No) {
+            let is_new: HashMap<_, _> = ids.iter().cloned().zip(known.iter().map(|k| *k == Known::No)).collect();
+            keep_new(&mut message, &is_new);
+            // Finished ones are acknowledged once more, with the rest; pending ones have their own entry.
+            let mut known = known.into_iter();
+            ids.retain(|_| !matches!(known.next(), Some(Known::Pending { .. })));
+        }
+        let refused = |why: String| Accept::Refused { why };
+        if self.closing {
+            return refused(JournalError::Closed.to_string());
+        }
+        if let Some(error) = self.refusal() {
+            return refused(format!("the journal cannot be written: {error}"));
+        }
+        if self.ledger.entry_count() >= self.options.max_entries {
+            return refused(format!("{} messages are waiting already", self.ledger.entry_count()));
+        }
+        let id = entry_id(now);
+        let message = Arc::new(message);
+        let record = Record::Accepted {
+            e: id.clone(),
+            ids,
+            ch: message.channel.clone(),
+            q: message.queue_key(),
+            msg: message.clone(),
+            past: None,
+        };
+        let line = match encode(now, &record) {
+            Ok(line) => line,
+            Err(error) => return refused(error.to_string()),
+        };
+        let bytes = line.len() as u64;
+        if self.ledger.live_bytes() + bytes > self.options.max_live_bytes {
+            return refused(format!("{} bytes of messages are waiting already", self.ledger.live_bytes()));
+        }
+        if self.batch.bytes.len() + line.len() > self.options.max_pending_bytes && !self.batch.is_empty() {
+            return refused("the disk does not keep up".to_owned());
+        }
+        self.ledger.apply(now, record, bytes);
+        self.stats.records += 1;
+        self.batch.bytes.extend_from_slice(&line);
+        self.batch.accepted.push(id.clone());
+        self.undurable.insert(id.clone(), ticket.clone());
+        Accept::New { entry_id: id, message, ticket: ticket.clone() }
+    }
+
+    pub(super) fn health(&self) -> JournalHealth {
+        let state = match &self.broken {
+            _ if self.closed => JournalState::Closed,
+            None => JournalState::Open,
+            Some(broken) => {
+                JournalState::Broken { why: broken.error.to_string(), disk_full: broken.error.is_disk_full() }
+            }
+        };
+        JournalHealth {
+            state,
+            segment: self.stats.segment,
+            segment_bytes: self.stats.segment_bytes,
+            live_bytes: self.ledger.live_bytes(),
+            entries: self.ledger.entry_count(),
+            outbox: self.ledger.outbox_count(),
+            pending_bytes: self.batch.bytes.len(),
+            records: self.stats.records,
+            fsyncs: self.stats.fsyncs,
+            last_error: self.stats.last_error.clone(),
+        }
+    }
+}
+
+fn encode(t: i64, record: &Record) -> Result<Vec<u8>, JournalError> {
+    let line = record::encode(t, record).map_err(|e| JournalError::Encode(e.to_string()))?;
+    if line.len() > MAX_LINE {
+        return Err(JournalError::TooLarge { bytes: line.len() });
+    }
+    Ok(line)
+}
+
+/// Leaves in a batch what is new. If its last element goes, the one before it speaks for the batch.
+fn keep_new(message: &mut Inbound, is_new: &HashMap<String, bool>) {
+    let last_is_new = message.entries.last().is_some_and(|e| is_new.get(&e.id) == Some(&true));
+    message.entries.retain(|e| is_new.get(&e.id) == Some(&true));
+    if last_is_new {
+        return;
+    }
+    let Some(last) = message.entries.last() else { return };
+    message.id.clone_from(&last.id);
+    message.msg_id.clone_from(&last.msg_id);
+    message.text.clone_from(&last.text);
+    message.sender.id.clone_from(&last.sender_id);
+    message.sender.name = Some(last.sender_label.clone());
+    message.sender.kind = last.sender_kind;
+    message.quote.clone_from(&last.quote);
+    message.mentioned = message.entries.iter().any(|e| e.mentioned);
+}

@@ -1,0 +1,205 @@
+//! Replies on their way out: in order per conversation, repeated until the far side has them.
+//!
+//! The turn that made a reply tries to send it at once. What fails for a while stays here and in the
+//! journal, is tried again after [`DELAYS`] with the same id, and holds back later replies of its
+//! conversation; other conversations go on. After the last delay it is given up, which is recorded.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::core::Core;
+use super::journal::Record;
+use super::ports::{Delivery, Settled};
+use super::records::Ended;
+use super::transcript::Delivery as Recorded;
+use crate::message::Outbound;
+
+/// Waits before the second, third and fourth attempt.
+pub const DELAYS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
+
+/// A reply with everything that its end needs.
+pub(super) struct Item {
+    pub(super) out: Outbound,
+    /// Journal entries that are done when it is resolved.
+    pub(super) entries: Vec<String>,
+    /// What the channel is told then.
+    pub(super) settled: Settled,
+    /// What the transcript says of the turn once the reply is resolved.
+    pub(super) record: Option<Ended>,
+    pub(super) attempts: usize,
+    pub(super) uncertain: bool,
+}
+
+impl Item {
+    /// The queue key of its conversation.
+    fn key(&self) -> String {
+        let out = &self.out;
+        let thread = out.thread_id.as_deref().unwrap_or("");
+        format!("{}:{}:{}:{thread}", out.channel, out.account_id, out.conversation_id)
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    /// Somebody sends the first item, or a timer will.
+    busy: bool,
+}
+
+/// All replies that are not out yet.
+#[derive(Default)]
+pub(super) struct Outbox {
+    queues: Mutex<HashMap<String, Queue>>,
+}
+
+impl Outbox {
+    /// Number of replies that wait.
+    pub(super) fn len(&self) -> usize {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().map(|q| q.items.len()).sum()
+    }
+}
+
+/// Sends a reply, or queues it behind the earlier ones of its conversation.
+pub(super) fn post(core: &Arc<Core>, item: Item) {
+    let key = item.key();
+    {
+        let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.entry(key.clone()).or_default();
+        queue.items.push_back(item);
+        if queue.busy {
+            return;
+        }
+        queue.busy = true;
+    }
+    drain(core, &key);
+}
+
+/// Sends from the front of one conversation's queue until it is empty or has to wait.
+fn drain(core: &Arc<Core>, key: &str) {
+    loop {
+        let Some(mut item) = take(core, key) else { return };
+        item.attempts += 1;
+        match attempt(core, &item) {
+            Delivery::Delivered { id } => resolve(core, item, Ok(id)),
+            Delivery::Permanent { why } => resolve(core, item, Err(why)),
+            Delivery::Transient { after, why } => {
+                item.uncertain = false;
+                if !retry(core, key, item, after, &why) {
+                    return;
+                }
+            }
+            Delivery::Uncertain { why } => {
+                item.uncertain = true;
+                if !retry(core, key, item, None, &why) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn take(core: &Core, key: &str) -> Option<Item> {
+    let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
+    let item = queues.get_mut(key)?.items.pop_front();
+    if item.is_none() {
+        queues.remove(key);
+    }
+    item
+}
+
+fn attempt(core: &Core, item: &Item) -> Delivery {
+    let Some(channel) = core.channel(&item.out.channel) else {
+        return Delivery::Permanent { why: format!("no channel {}", item.out.channel) };
+    };
+    let call = || if item.uncertain { channel.resolve(&item.out) } else { channel.send(&item.out) };
+    let delivery = catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Delivery::Transient { after: None, why: "the channel panicked".into() });
+    match delivery {
+        // The far side does not have it: this attempt sends.
+        Delivery::Transient { .. } if item.uncertain => catch_unwind(AssertUnwindSafe(|| channel.send(&item.out)))
+            .unwrap_or_else(|_| Delivery::Transient { after: None, why: "the channel panicked".into() }),
+        delivery => delivery,
+    }
+}
+
+/// Puts an item back and sets a timer; after the last delay it is given up. Returns whether to go on with
+/// the next item now.
+fn retry(core: &Arc<Core>, key: &str, item: Item, after: Option<Duration>, why: &str) -> bool {
+    let Some(delay) = core.settings.outbox_delays.get(item.attempts - 1).copied() else {
+        resolve(core, item, Err(why.to_owned()));
+        return true;
+    };
+    let delay = delay.max(after.unwrap_or_default()).min(Duration::from_secs(600));
+    log::warn!(
+        "outbox.retry queue={key} out={} attempt={} in_ms={} why={why:?}",
+        item.out.id,
+        item.attempts,
+        delay.as_millis()
+    );
+    let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
+    queues.entry(key.to_owned()).or_default().items.push_front(item);
+    drop(queues);
+    let (again, key) = (Arc::clone(core), key.to_owned());
+    core.timers.after(delay, move || {
+        let core = Arc::clone(&again);
+        let queue = key.clone();
+        let spawned = std::thread::Builder::new()
+            .name("outbox".into())
+            .stack_size(256 * 1024)
+            .spawn(move || drain(&core, &queue));
+        if let Err(e) = spawned {
+            log::error!("outbox.thread_failed queue={key} error={e}");
+            // Leaves the item in place; it is tried again with the next reply of the conversation.
+            if let Some(queue) = again.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
+                queue.busy = false;
+            }
+        }
+    });
+    false
+}
+
+/// The reply is out, or given up: tells the journal, the transcript and the channel.
+fn resolve(core: &Arc<Core>, item: Item, result: Result<Option<String>, String>) {
+    let Item { out, entries, mut settled, record, .. } = item;
+    let channel = out.channel.clone();
+    let failure = result.as_ref().err().map(|why| crate::redact::text(why));
+    match result {
+        Ok(provider) => drop(core.journal.append(Record::Sent { out: out.id, turn: out.turn_id, provider })),
+        Err(_) => {
+            let why = failure.clone().unwrap_or_default();
+            log::warn!("outbox.given_up out={} conversation={} why={why:?}", out.id, out.conversation_id);
+            settled.why = "send_failed".into();
+            drop(core.journal.append(Record::Unsent { out: out.id, turn: out.turn_id, why }));
+        }
+    }
+    if let Some(record) = record {
+        let status = if failure.is_some() { Recorded::SendFailed } else { Recorded::Delivered };
+        record.write(core, status, failure.as_deref());
+    }
+    if !entries.is_empty() {
+        settle(core, &channel, entries, settled);
+    }
+}
+
+/// Entries are done: durably, then the channel acknowledges them.
+pub(super) fn settle(core: &Arc<Core>, channel: &str, entries: Vec<String>, settled: Settled) {
+    let channel = core.channel(channel);
+    let acked = entries.clone();
+    let journal = core.journal.clone();
+    let record = Record::Done { e: entries, why: settled.why.clone() };
+    core.journal.append_then(
+        record,
+        Box::new(move |durable| {
+            if durable.is_err() {
+                return;
+            }
+            let Some(channel) = channel else { return };
+            if catch_unwind(AssertUnwindSafe(|| channel.settled(&settled))).is_err() {
+                log::error!("channel.panic in=settled channel={}", channel.id());
+            }
+            drop(journal.append(Record::Acked { e: acked }));
+        }),
+    );
+}

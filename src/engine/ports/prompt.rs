@@ -1,0 +1,84 @@
+//! Who tells a runtime what.
+
+use super::{RecentMessage, SystemRule};
+use crate::message::Inbound;
+
+/// What a prompt builder is told besides the message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PromptFacts<'a> {
+    /// Runtime that will run the turn.
+    pub runtime: &'a str,
+    /// Type of the message's channel.
+    pub channel_kind: &'a str,
+    /// Whether the text of the turn reaches the room (else the agent has to speak by tool).
+    pub text_is_delivered: bool,
+}
+
+/// Why a session starts anew in the middle of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreshStart<'a> {
+    /// The previous session could not be resumed or compacted; the error is redacted.
+    Failed(&'a str),
+    /// It had grown too large.
+    TooLarge {
+        /// Input tokens of its last turn.
+        tokens: u64,
+        /// Turns it had.
+        turns: u64,
+    },
+    /// It had lasted for many turns.
+    TooOld {
+        /// Turns it had.
+        turns: u64,
+    },
+    /// The working directory is another one, and the CLI ties sessions to directories.
+    Moved,
+}
+
+/// What a user turn is put into when something happened that the agent has to know first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// A fresh session continues an old conversation.
+    Recovery {
+        /// Runtime id.
+        runtime: &'a str,
+        /// Why.
+        why: FreshStart<'a>,
+        /// What was said last in the room, oldest first; `None` when unavailable.
+        recent: Option<&'a [RecentMessage]>,
+    },
+    /// The working memory changed since the session saw it.
+    MemoryChanged {
+        /// Version that the session knows.
+        old: Option<&'a str>,
+        /// Version now.
+        new: &'a str,
+    },
+    /// An earlier attempt of this turn was interrupted after it may have had effects.
+    Interrupted {
+        /// This attempt, from 2.
+        attempt: u32,
+    },
+}
+
+/// Composes what a runtime is told. Called on the turn's thread; quick, and free of network calls except
+/// where a channel offers context.
+pub trait PromptBuilder: Send + Sync {
+    /// The user turn. A failure makes the engine use the trimmed raw text.
+    fn user_turn(&self, message: &Inbound, facts: PromptFacts<'_>) -> Result<String, String>;
+
+    /// The system context, built afresh for each run; `None` when there is nothing to say.
+    fn system_context(&self, message: &Inbound, facts: PromptFacts<'_>) -> Option<String>;
+
+    /// Rules of the room.
+    fn system_rules(&self, message: &Inbound) -> Vec<SystemRule>;
+
+    /// The user turn with the notice that `frame` asks for in front of it.
+    fn framed(&self, user_turn: &str, frame: Frame<'_>) -> String;
+
+    /// Version of the agent's working memory, where it has one.
+    fn memory_version(&self, account_id: &str) -> Option<String> {
+        let _ = account_id;
+        None
+    }
+}

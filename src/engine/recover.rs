@@ -1,0 +1,212 @@
+//! Going on after a stop of any kind: what the journal knows and the world does not.
+//!
+//! An accepted message that never started runs now. One that was running runs again; if it may have had
+//! effects, the agent is told so inside the session that the interrupted attempt had announced. A reply
+//! that was made and not sent is sent, without running anything. What is done and not acknowledged is
+//! acknowledged.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::core::{Core, Job, Phase};
+use super::journal::{Entry, EntryState, Record};
+use super::outbox::{self, Item};
+use super::ports::{Settled, TurnEvent};
+use super::{keys, now_ms};
+use crate::message::{Inbound, Outbound, OutboundKind};
+
+/// How much of what waits is taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// Everything.
+    All,
+    /// Only conversations in which a new message arrives; the others wait for a daemon.
+    OnDemand,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Messages that run now, for the first time or again.
+    pub requeued: usize,
+    /// How many of them had been interrupted.
+    pub interrupted: usize,
+    /// Replies that are sent now.
+    pub replies: usize,
+    /// Messages that were too old to be run.
+    pub stale: usize,
+    /// Messages that were left for a daemon.
+    pub dormant: usize,
+}
+
+pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
+    let entries: Vec<Entry> = core.journal.view(|ledger| ledger.entries().cloned().collect());
+    let mut found = Recovered::default();
+    let mut stale: HashMap<String, Vec<Entry>> = HashMap::new();
+    let oldest = now_ms() - core.settings.stale_after.as_millis() as i64;
+    // Nothing starts before everything is in its lane: messages that supersede each other become one turn.
+    core.lock().phase = Phase::Draining;
+    found.replies = unsent(core);
+    for entry in entries {
+        match &entry.state {
+            EntryState::Done { why, .. } => {
+                let settled = Settled { ids: entry.ids.clone(), why: why.clone() };
+                if let Some(channel) = core.channel(&entry.channel) {
+                    channel.settled(&settled);
+                }
+                drop(core.journal.append(Record::Acked { e: vec![entry.id] }));
+            }
+            EntryState::Answered { turn } => {
+                let (waits, why) = core.journal.view(|ledger| {
+                    let turn = ledger.turn(turn);
+                    (
+                        turn.is_some_and(|t| !t.replies.is_empty()),
+                        turn.and_then(|t| t.result.as_ref()).map_or_else(|| "delivered".to_owned(), |r| r.why.clone()),
+                    )
+                });
+                if !waits {
+                    let settled = Settled { ids: entry.ids.clone(), why };
+                    outbox::settle(core, &entry.channel, vec![entry.id], settled);
+                }
+            }
+            EntryState::Waiting | EntryState::Running { .. } if entry.accepted_at < oldest => {
+                found.stale += 1;
+                stale.entry(entry.queue.clone()).or_default().push(entry);
+            }
+            EntryState::Waiting | EntryState::Running { .. } if how == Recovery::OnDemand => {
+                found.dormant += 1;
+                core.lock().dormant.insert(entry.queue);
+            }
+            EntryState::Waiting | EntryState::Running { .. } => {
+                found.requeued += 1;
+                found.interrupted += usize::from(entry.past.attempts > 0);
+                requeue(core, entry);
+            }
+        }
+    }
+    for entries in stale.into_values() {
+        write_off(core, &entries);
+    }
+    core.lock().phase = Phase::Running;
+    core.pump();
+    if found != Recovered::default() {
+        log::info!(
+            "engine.recovered requeued={} interrupted={} replies={} stale={} dormant={}",
+            found.requeued,
+            found.interrupted,
+            found.replies,
+            found.stale,
+            found.dormant
+        );
+    }
+    found
+}
+
+/// Takes up a conversation that was left alone, because a message arrived in it.
+pub(super) fn wake_dormant(core: &Arc<Core>, key: &str, except: Option<&str>) {
+    if !core.lock().dormant.remove(key) {
+        return;
+    }
+    let entries: Vec<Entry> = core.journal.view(|ledger| ledger.queue(key).cloned().collect());
+    for entry in entries {
+        let waits = matches!(entry.state, EntryState::Waiting | EntryState::Running { .. });
+        if waits && Some(entry.id.as_str()) != except {
+            requeue(core, entry);
+        }
+    }
+}
+
+fn requeue(core: &Arc<Core>, entry: Entry) {
+    let message = entry.message;
+    let route = core.route(&message);
+    let mut job = Job {
+        entry: entry.id,
+        route,
+        attempts: entry.past.attempts,
+        interrupted: entry.past.effects,
+        resume: None,
+        message: Arc::clone(&message),
+    };
+    if entry.past.effects {
+        let runtime = super::turn::runtime_id(&job);
+        job.resume = entry.past.session.filter(|s| s.rt == runtime).map(|s| s.id);
+    }
+    let ahead = core.lock().queues.ahead(&entry.queue);
+    core.observe(&TurnEvent::Queued { message: &message, ahead });
+    core.enqueue(keys::uuid_v4(), job);
+}
+
+/// Hands the replies that are not out yet to the outbox, on a thread of its own: a slow channel must not
+/// hold up the start.
+fn unsent(core: &Arc<Core>) -> usize {
+    let mut items: Vec<Item> = core.journal.view(|ledger| {
+        let item = |o: &super::journal::OutboxItem| {
+            let turn = ledger.turn(&o.turn);
+            let entries: Vec<&Entry> =
+                turn.map(|t| t.entries.iter().filter_map(|e| ledger.entry(e)).collect()).unwrap_or_default();
+            let last = turn.and_then(|t| t.replies.last()) == Some(&o.message.id);
+            let why = turn.and_then(|t| t.result.as_ref()).map_or("delivered", |r| r.why.as_str()).to_owned();
+            Item {
+                out: o.message.as_ref().clone(),
+                entries: if last { entries.iter().map(|e| e.id.clone()).collect() } else { Vec::new() },
+                settled: Settled { ids: entries.iter().flat_map(|e| e.ids.clone()).collect(), why },
+                record: None,
+                attempts: 0,
+                // It may have gone out just before the end.
+                uncertain: true,
+            }
+        };
+        ledger.outbox().map(item).collect()
+    });
+    let count = items.len();
+    if count == 0 {
+        return 0;
+    }
+    let sender = Arc::clone(core);
+    let posted = std::mem::take(&mut items);
+    let spawned = std::thread::Builder::new().name("outbox".into()).stack_size(256 * 1024).spawn(move || {
+        for item in posted {
+            outbox::post(&sender, item);
+        }
+    });
+    if let Err(e) = spawned {
+        log::error!("outbox.thread_failed error={e}");
+    }
+    count
+}
+
+/// Messages of one conversation that are too old to be run: said once, in the conversation.
+fn write_off(core: &Arc<Core>, entries: &[Entry]) {
+    let Some(last) = entries.last() else { return };
+    let count = entries.len();
+    let hours = core.settings.stale_after.as_secs() / 3_600;
+    log::warn!("engine.stale queue={} messages={count}", last.queue);
+    let text = format!("⚠️ {count} message(s) that came more than {hours} hours ago were not answered.");
+    let item = Item {
+        out: notice(&last.message, format!("stale_{}", last.id), text),
+        entries: entries.iter().map(|e| e.id.clone()).collect(),
+        settled: Settled { ids: entries.iter().flat_map(|e| e.ids.clone()).collect(), why: "skipped:stale".into() },
+        record: None,
+        attempts: 0,
+        uncertain: false,
+    };
+    outbox::post(core, item);
+}
+
+/// A diagnostic in a conversation that belongs to no turn.
+fn notice(message: &Inbound, id: String, text: String) -> Outbound {
+    Outbound {
+        turn_id: id.clone(),
+        id,
+        channel: message.channel.clone(),
+        account_id: message.account_id.clone(),
+        conversation_id: message.conversation.id.clone(),
+        thread_id: message.conversation.thread_id.clone(),
+        kind: OutboundKind::Error,
+        text,
+        error_ref: None,
+        attachments: Vec::new(),
+        reply_to: Some(message.reply_target().to_owned()),
+        trace_id: message.trace.as_ref().map(|t| t.id.clone()),
+    }
+}

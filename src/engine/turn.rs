@@ -1,0 +1,433 @@
+//! One turn: from the messages taken out of a lane to the end of the last run of the runtime.
+//!
+//! What follows from that end is in [`super::conclude`].
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::cancel::{CancelReason, CancelToken};
+use super::conclude;
+use super::core::{Core, Job, Live};
+use super::journal::Record;
+use super::merge;
+use super::outcome::Run;
+use super::ports::{Channel, Frame, FreshStart, PromptFacts, ResumedSession, RunRequest, Runtime, Thrown, TurnEvent};
+use super::queue::Start;
+use super::records;
+use super::route::Route;
+use super::sessions::{SessionChange, SessionEntry};
+use super::signals::Signals;
+use super::sink::TurnSink;
+use super::transcript::{BlockSummary, DropReason};
+use crate::message::{Budget, Inbound};
+use crate::redact;
+use crate::text::{clip, trim};
+
+/// Wait before a transient failure is tried again.
+const TRANSIENT_WAIT: Duration = Duration::from_secs(1);
+/// Runtimes that know a session only in the directory it was made in.
+const TIED_TO_DIRECTORY: [&str; 3] = ["claude-code", "gemini", "kimi-cli"];
+/// Messages of one lane that a turn shows to the agent.
+pub const MAX_BATCH: usize = 40;
+/// Block summaries kept for the transcript's `outbound` record.
+const MAX_SUMMARIES: usize = 256;
+
+/// A turn and everything that its conclusion needs.
+pub(super) struct Turn {
+    pub(super) id: String,
+    pub(super) key: String,
+    /// What it answers, oldest first.
+    pub(super) jobs: Vec<Job>,
+    /// The same as one message.
+    pub(super) message: Arc<Inbound>,
+    /// Turn ids of the other messages.
+    pub(super) merged_from: Vec<String>,
+    pub(super) route: Arc<Route>,
+    pub(super) runtime: String,
+    pub(super) cwd: PathBuf,
+    pub(super) channel: Option<Arc<dyn Channel>>,
+    /// Whether text of the turn reaches the room.
+    pub(super) deliverable: bool,
+    pub(super) limit: Duration,
+    pub(super) budget: Budget,
+    pub(super) token: CancelToken,
+    pub(super) began: Instant,
+    pub(super) attempt: u32,
+    pub(super) signals: Signals,
+    pub(super) progress: Mutex<Progress>,
+    pub(super) concluded: AtomicBool,
+}
+
+/// What is known about the runs so far.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// What the adapter calls itself.
+    pub(super) runtime: Option<String>,
+    pub(super) blocks: u64,
+    pub(super) summaries: Vec<BlockSummary>,
+    /// Something other than `system` and `thinking` was seen.
+    pub(super) effects: bool,
+    pub(super) tool_calls: u64,
+    /// Session announced by the last run.
+    pub(super) announced: Option<String>,
+    /// Session resumed by the last run.
+    pub(super) active: Option<SessionEntry>,
+    /// Version of the working memory that the prompt was made with.
+    pub(super) memory_version: Option<String>,
+}
+
+impl Progress {
+    pub(super) fn keep(&mut self, summary: BlockSummary) {
+        if self.summaries.len() < MAX_SUMMARIES {
+            self.summaries.push(summary);
+        }
+    }
+}
+
+impl Turn {
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Journal ids of everything it answers.
+    pub(super) fn entries(&self) -> Vec<String> {
+        self.jobs.iter().map(|j| j.entry.clone()).collect()
+    }
+
+    /// The channel's ids of everything it answers, without repeats.
+    pub(super) fn message_ids(&self) -> Vec<String> {
+        let mut ids = Vec::new();
+        for id in self.jobs.iter().flat_map(|j| j.message.ids().into_iter().chain([j.message.id.clone()])) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    fn facts(&self) -> PromptFacts<'_> {
+        PromptFacts {
+            runtime: &self.runtime,
+            channel_kind: self.channel.as_ref().map_or("", |c| c.kind()),
+            text_is_delivered: self.deliverable,
+        }
+    }
+
+    fn session_key(&self) -> String {
+        self.message.session_key(&self.runtime)
+    }
+}
+
+/// The runtime that a job's turn uses.
+pub(super) fn runtime_id(job: &Job) -> &str {
+    job.message.overrides.as_ref().and_then(|o| o.runtime.as_deref()).unwrap_or(&job.route.runtime)
+}
+
+/// The directory that a job's turn runs in.
+pub(super) fn working_directory(job: &Job) -> &Path {
+    job.message.overrides.as_ref().and_then(|o| o.cwd.as_deref()).unwrap_or(&job.route.cwd)
+}
+
+/// Runs a turn to its end; returns whether this thread concluded it (and so freed the lane).
+pub(super) fn run(core: &Arc<Core>, start: Start<Job>, live: &Live) -> bool {
+    let Some(turn) = prepare(core, start, live) else { return false };
+    let turn = Arc::new(turn);
+    *live.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&turn));
+    if turn.attempt > core.settings.max_attempts {
+        return conclude::dead_letter(core, &turn);
+    }
+    let timer = {
+        let core = Arc::clone(core);
+        let id = turn.id.clone();
+        core.timers.clone().after(turn.limit, move || {
+            let live = core.lock().live.get(&id).cloned();
+            if let Some(live) = live {
+                core.cancel(&id, &live, CancelReason::Timeout);
+            }
+        })
+    };
+    let run = execute(core, &turn);
+    core.timers.cancel(timer);
+    match run {
+        Some(run) => conclude::conclude(core, &turn, run),
+        None => conclude::defer(core, &turn),
+    }
+}
+
+/// Everything that does not depend on a session or a runtime.
+fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Option<Turn> {
+    let Start { key, turn_id, arrivals } = start;
+    let mut merged_from: Vec<String> = arrivals.iter().map(|a| a.turn_id.clone()).collect();
+    merged_from.pop();
+    let jobs: Vec<Job> = arrivals.into_iter().map(|a| a.payload).collect();
+    let last = jobs.last()?;
+    // Nothing that was accepted is dropped, but a prompt has an end: older messages are counted, not shown.
+    let omitted = jobs.len().saturating_sub(MAX_BATCH);
+    let message = match &jobs[omitted..] {
+        [job] => Arc::clone(&job.message),
+        shown => {
+            let mut message = merge::merge(shown.iter().map(|j| j.message.as_ref().clone()).collect())?.message;
+            message.omitted += omitted;
+            Arc::new(message)
+        }
+    };
+    for (at, (job, id)) in jobs.iter().zip(&merged_from).enumerate() {
+        let (reason, superseded_by) = if at < omitted {
+            (DropReason::QueueOverflow, None)
+        } else {
+            (DropReason::BatchMerged, Some(turn_id.as_str()))
+        };
+        records::dropped(core, &job.message, id, reason, superseded_by);
+    }
+    let channel = core.channel(&message.channel);
+    let capabilities = channel.as_ref().map(|c| c.capabilities()).unwrap_or_default();
+    let budget = message.cloud_run.as_ref().map(|run| run.budget).unwrap_or_default();
+    let own = message.overrides.as_ref().and_then(|o| o.timeout_ms).map(Duration::from_millis);
+    let wall = budget.max_wall_time_ms.map(Duration::from_millis);
+    let limit = [own, wall].into_iter().flatten().fold(core.settings.turn_limit, Duration::min);
+    let signals = Signals::new(channel.clone(), capabilities, &message, &turn_id);
+    Some(Turn {
+        key,
+        runtime: runtime_id(last).to_owned(),
+        cwd: working_directory(last).to_owned(),
+        route: Arc::clone(&last.route),
+        attempt: jobs.iter().map(|j| j.attempts).max().unwrap_or(0) + 1,
+        deliverable: !capabilities.gated || message.is_owner_chat(),
+        id: turn_id,
+        merged_from,
+        jobs,
+        message,
+        channel,
+        limit,
+        budget,
+        token: live.token.clone(),
+        began: live.began,
+        signals,
+        progress: Mutex::default(),
+        concluded: AtomicBool::new(false),
+    })
+}
+
+/// Runs the runtime, once or twice. `None` when the journal could not take the start: nothing was run.
+fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
+    let started = core.journal.append(Record::Started {
+        e: turn.entries(),
+        turn: turn.id.clone(),
+        attempt: turn.attempt,
+        rt: turn.runtime.clone(),
+    });
+    let composed = compose(core, turn);
+    records::dispatched(core, turn, &composed);
+    core.observe(&TurnEvent::Started {
+        message: &turn.message,
+        turn_id: &turn.id,
+        runtime: &turn.runtime,
+        attempt: turn.attempt,
+    });
+    log::info!(
+        "turn.start queue={} turn={} runtime={} attempt={} merged={} text={:?}",
+        turn.key,
+        turn.id,
+        turn.runtime,
+        turn.attempt,
+        turn.jobs.len(),
+        crate::text::preview(&redact::text(&composed))
+    );
+    turn.signals.begin();
+    let facts = turn.facts();
+    let system_context = core.prompts.system_context(&turn.message, facts).filter(|c| !trim(c).is_empty());
+    let system_rules = core.prompts.system_rules(&turn.message);
+    let runtime = match core.runtimes.get(&turn.runtime) {
+        Ok(runtime) => runtime,
+        Err(message) => return Some(Run::Threw(Thrown::new(message))),
+    };
+    turn.progress().runtime = Some(runtime.id().to_owned());
+    let (entry, text) = opening(core, turn, &composed);
+    if let Err(e) = started.wait() {
+        log::error!("turn.not_started queue={} turn={} error={e}", turn.key, turn.id);
+        return None;
+    }
+    if turn.token.is_cancelled() {
+        return Some(Run::Threw(Thrown::new("cancelled before the run")));
+    }
+    let mut request = RunRequest {
+        turn_id: turn.id.clone(),
+        message_id: turn.message.id.clone(),
+        room_id: turn.message.conversation.id.clone(),
+        topic_id: turn.message.conversation.thread_id.clone(),
+        channel: turn.message.channel.clone(),
+        conversation_kind: turn.message.conversation.kind,
+        agent: turn.message.account_id.clone(),
+        text,
+        session: None,
+        cwd: turn.cwd.clone(),
+        hub_url: None,
+        wait_file: None,
+        extra_args: turn.route.extra_args.clone(),
+        trust: turn.route.trust_level.unwrap_or_default(),
+        from_owner: turn.message.is_owner_chat(),
+        system_context,
+        system_rules,
+        budget: turn.budget,
+        gateway: turn.route.gateway.clone(),
+        hermes_profile: turn.route.hermes_profile.clone(),
+        env: core.settings.child_env.clone(),
+        attachments: turn.message.attachments.clone(),
+    };
+    let first = run_once(core, turn, runtime.as_ref(), &mut request, entry.as_ref(), &composed);
+    Some(match again(turn, &first, entry.is_some()) {
+        Again::No => first,
+        Again::Fresh => {
+            let error = clip(&redact::text(first.error().unwrap_or_default()), 1_000);
+            log::info!("turn.retry_fresh queue={} turn={} error={error:?}", turn.key, turn.id);
+            forget(core, turn);
+            request.text = recovery(core, turn, FreshStart::Failed(&error), &composed);
+            run_once(core, turn, runtime.as_ref(), &mut request, None, &composed)
+        }
+        Again::Same => {
+            log::info!("turn.retry queue={} turn={}", turn.key, turn.id);
+            if turn.token.sleep(TRANSIENT_WAIT) {
+                first
+            } else {
+                run_once(core, turn, runtime.as_ref(), &mut request, entry.as_ref(), &composed)
+            }
+        }
+    })
+}
+
+/// The user turn; the trimmed raw text when composing fails.
+fn compose(core: &Arc<Core>, turn: &Turn) -> String {
+    match core.prompts.user_turn(&turn.message, turn.facts()) {
+        Ok(text) => text,
+        Err(error) => {
+            let error = redact::text(&error);
+            log::warn!("turn.compose_failed queue={} turn={} error={error:?}", turn.key, turn.id);
+            records::compose_failed(core, turn, &error);
+            trim(&turn.message.text).to_owned()
+        }
+    }
+}
+
+/// The session to resume, and the text with the notice that belongs to it.
+fn opening(core: &Arc<Core>, turn: &Turn, composed: &str) -> (Option<SessionEntry>, String) {
+    let key = turn.session_key();
+    let fresh = turn.jobs.iter().any(|j| j.message.overrides.as_ref().is_some_and(|o| o.fresh));
+    let mut entry = core.sessions.get(&key);
+    if fresh && entry.is_some() {
+        forget(core, turn);
+        entry = None;
+    }
+    if let Some(id) = turn.jobs.iter().rev().find_map(|j| j.resume.clone()) {
+        // The interrupted attempt had announced its session: it goes on there.
+        let mut resumed = entry
+            .take()
+            .unwrap_or_else(|| SessionEntry::new(&turn.message, &turn.runtime, &id, &turn.cwd, super::now_ms()));
+        resumed.runtime_session_id = id;
+        entry = Some(resumed);
+    }
+    let memory = core.prompts.memory_version(&turn.message.account_id).filter(|v| !v.is_empty());
+    turn.progress().memory_version.clone_from(&memory);
+    let (entry, text) = match entry {
+        Some(entry) => match expired(core, turn, &entry) {
+            Some(why) => {
+                log::info!("session.rotate queue={} turn={} why={why:?}", turn.key, turn.id);
+                forget(core, turn);
+                (None, recovery(core, turn, why, composed))
+            }
+            None => {
+                let known = entry.memory_version.as_deref();
+                let text = match memory.as_deref() {
+                    Some(new) if known != Some(new) => {
+                        core.prompts.framed(composed, Frame::MemoryChanged { old: known, new })
+                    }
+                    _ => composed.to_owned(),
+                };
+                (Some(entry), text)
+            }
+        },
+        None => (None, composed.to_owned()),
+    };
+    if turn.jobs.iter().any(|j| j.interrupted) {
+        return (entry, core.prompts.framed(&text, Frame::Interrupted { attempt: turn.attempt }));
+    }
+    (entry, text)
+}
+
+/// Why a stored session is not resumed.
+fn expired<'a>(core: &Core, turn: &Turn, entry: &SessionEntry) -> Option<FreshStart<'a>> {
+    let rotation = &core.settings.rotation;
+    let turns = entry.turn_count.unwrap_or(0);
+    if let Some(tokens) = entry.last_input_tokens
+        && rotation.tokens > 0
+        && tokens >= rotation.tokens
+    {
+        return Some(FreshStart::TooLarge { tokens, turns });
+    }
+    if rotation.turns > 0 && turns >= rotation.turns {
+        return Some(FreshStart::TooOld { turns });
+    }
+    let moved = !entry.cwd.as_os_str().is_empty() && entry.cwd != turn.cwd;
+    (moved && TIED_TO_DIRECTORY.contains(&turn.runtime.as_str())).then_some(FreshStart::Moved)
+}
+
+fn forget(core: &Arc<Core>, turn: &Turn) {
+    core.sessions.change(&core.journal, &SessionChange { key: turn.session_key(), entry: None });
+    super::persist::flush_soon(core);
+}
+
+/// The user turn in a recovery frame.
+pub(super) fn recovery(core: &Core, turn: &Turn, why: FreshStart<'_>, composed: &str) -> String {
+    let recent = turn.channel.as_ref().and_then(|c| c.recent_messages(&turn.message));
+    core.prompts.framed(composed, Frame::Recovery { runtime: &turn.runtime, why, recent: recent.as_deref() })
+}
+
+enum Again {
+    No,
+    Fresh,
+    Same,
+}
+
+/// Whether a failed run is worth another one, and which.
+fn again(turn: &Turn, run: &Run, resumed: bool) -> Again {
+    if turn.token.is_cancelled() || run.error().is_none() || !run.reply().is_empty() || run.is_auth() {
+        return Again::No;
+    }
+    if matches!(run, Run::Threw(_)) {
+        return Again::No;
+    }
+    if resumed && run.is_session_failure(&turn.runtime) {
+        return Again::Fresh;
+    }
+    if !turn.progress().effects && run.is_transient() && !run.is_usage_limit() {
+        return Again::Same;
+    }
+    Again::No
+}
+
+fn run_once(
+    core: &Arc<Core>,
+    turn: &Arc<Turn>,
+    runtime: &dyn Runtime,
+    request: &mut RunRequest,
+    entry: Option<&SessionEntry>,
+    composed: &str,
+) -> Run {
+    request.session = entry.map(|e| ResumedSession {
+        id: e.runtime_session_id.clone(),
+        cwd: e.cwd.clone(),
+        usage_totals: e.usage_totals,
+        note: e.note.clone(),
+    });
+    {
+        let mut progress = turn.progress();
+        progress.active = entry.cloned();
+        progress.announced = None;
+    }
+    let mut sink = TurnSink::new(Arc::clone(core), Arc::clone(turn), composed);
+    match runtime.run(request, &turn.token, &mut sink) {
+        Ok(result) => Run::Returned(result),
+        Err(thrown) => Run::Threw(thrown),
+    }
+}

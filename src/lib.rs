@@ -1,0 +1,24 @@
+//! bellhop carries messages between rooms and the agent CLIs of a machine.
+//!
+//! - [`message`], [`text`] and the like know nobody: words, measures, secrets, files.
+//! - [`store`] makes files that survive a crash; [`config`] is the configuration and every path.
+//! - [`engine`] turns messages into turns and replies; it declares the traits the others implement.
+//! - [`serve`] is the control API: a Unix socket for the commands of a person, and its client.
+//! - [`cli`] is the command line: a client of the control API.
+//! - [`runtime`] and the other adapters implement them, and never know each other.
+
+pub mod channel;
+pub mod cli;
+pub mod config;
+pub mod crypto;
+pub mod daemon;
+pub mod engine;
+pub mod failure;
+pub mod message;
+pub mod prompt;
+pub mod redact;
+pub mod runtime;
+pub mod scan;
+pub mod serve;
+pub mod store;
+pub mod text;

@@ -1,0 +1,107 @@
+//! Reading and replacing small files.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+/// Whether a name can be one path segment: letters, digits, `.`, `_`, `-`, not beginning with a dot.
+pub fn is_plain_name(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.bytes().all(is_plain)
+}
+
+/// The first `limit` bytes of a regular file, or `None`.
+pub fn read_at_most(path: &Path, limit: u64) -> Option<Vec<u8>> {
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let mut content = Vec::new();
+    File::open(path).ok()?.take(limit).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+/// Creates a directory and its parents for this user alone (0700).
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Replaces a file (0600) by `value` as indented JSON: a crash leaves the old content or the new one.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let mut content = serde_json::to_vec_pretty(value)?;
+    content.push(b'\n');
+    let dir = path.parent().ok_or_else(|| io::Error::other("has no directory"))?;
+    let mut name = path.file_name().ok_or_else(|| io::Error::other("has no name"))?.to_owned();
+    name.push(format!(".{}.{}.tmp", std::process::id(), now_ms()));
+    let temporary = dir.join(name);
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    };
+    let done = write();
+    if done.is_err() {
+        // Best effort: what is left behind does no harm.
+        let _ = fs::remove_file(&temporary);
+    }
+    done
+}
+
+/// Renames a file that cannot be used to `NAME.corrupt-<ms>`, and logs it.
+pub fn move_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".corrupt-{}", now_ms()));
+    fs::rename(path, &aside)?;
+    log::warn!("file.moved_aside path={} to={}", path.display(), Path::new(&aside).display());
+    Ok(())
+}
+
+/// Unix milliseconds.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// A directory that is removed at the end of a test.
+    pub struct TempDir(PathBuf);
+
+    impl TempDir {
+        pub fn new(name: &str) -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("bellhop-{name}-{}-{n}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        pub fn path(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for TempDir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let dir = TempDir::new("files");
+        let target = dir.path().join("taken");
+        fs::create_dir(&target).unwrap();
+        assert!(write_json(&target, &1).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,238 @@
+//! The routes of the control API, and the trait behind which the daemon does what they ask.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use super::http::{Answer, Request, shown};
+use super::wire::{
+    Accepted, Cancel, Cancelled, DaemonStatus, ErrorKind, FILES_LIMIT, Failure, Health, ID_LIMIT, MessageState,
+    ResetSessions, Sessions, SessionsReset, Shutdown, ShuttingDown, Submit, Wellness,
+};
+
+/// What the daemon does for a person. Called on connection threads, several at a time; a panic is answered
+/// with 500. Requests were checked for form: ids are not empty, paths are absolute, exactly one way of
+/// resetting is chosen. Whether what they name exists is the daemon's to say, with
+/// [`ErrorKind::NotFound`], [`ErrorKind::BadRequest`], [`ErrorKind::Conflict`], [`ErrorKind::TooBusy`] or
+/// [`ErrorKind::Unavailable`].
+pub trait Control: Send + Sync {
+    /// Takes a message. Returns only when the journal has it durably.
+    fn submit(&self, message: Submit) -> Result<Accepted, Failure>;
+
+    /// Where a message is, by its id or, of another channel's, by `<channel>:<id>`.
+    fn message_state(&self, id: &str) -> MessageState;
+
+    /// Cancels one message. [`ErrorKind::NotFound`] when it is unknown; 0 when it is done already.
+    fn cancel_message(&self, id: &str) -> Result<Cancelled, Failure>;
+
+    /// Cancels what runs and waits in a conversation.
+    fn cancel_conversation(&self, which: Cancel) -> Result<Cancelled, Failure>;
+
+    /// The daemon's account of itself.
+    fn status(&self) -> DaemonStatus;
+
+    /// How it feels; quick, for monitors.
+    fn health(&self) -> Health;
+
+    /// The sessions it would resume.
+    fn sessions(&self) -> Result<Sessions, Failure>;
+
+    /// Forgets sessions. [`ErrorKind::Conflict`] while a turn runs on one of them.
+    fn reset_sessions(&self, which: ResetSessions) -> Result<SessionsReset, Failure>;
+
+    /// Begins to end. Must return before the server is stopped, so that this can be answered.
+    fn shutdown(&self, how: Shutdown) -> Result<ShuttingDown, Failure>;
+}
+
+/// What comes of a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// An answer.
+    Answer(Answer),
+    /// The events of this message after this number.
+    Events {
+        /// The message, as [`super::follow::watch_key`] names it.
+        id: String,
+        /// What was seen already; 0 for nothing.
+        after: u64,
+    },
+}
+
+/// Does what a request asks. Never fails: errors are answers.
+pub fn respond(request: &Request, control: &dyn Control) -> Reply {
+    match dispatch(request, control) {
+        Ok(reply) => reply,
+        Err(Refusal { failure, allow }) => Reply::Answer(Answer { allow, ..Answer::failure(&failure) }),
+    }
+}
+
+struct Refusal {
+    failure: Failure,
+    allow: Option<&'static str>,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self { failure, allow: None }
+    }
+}
+
+fn dispatch(request: &Request, control: &dyn Control) -> Result<Reply, Refusal> {
+    let segments = request.segments()?;
+    let path: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let allow = methods(&path);
+    if let Some(query) = request.query()
+        && allow.is_some()
+    {
+        return Err(bad(format!("the query is {}; no path takes one", shown(query))).into());
+    }
+    Ok(match (request.method.as_str(), path.as_slice()) {
+        ("GET", ["health"]) => {
+            let health = control.health();
+            json(if health.status == Wellness::Down { 503 } else { 200 }, &health)
+        }
+        ("GET", ["v1", "status"]) => json(200, &control.status()),
+        ("GET", ["v1", "sessions"]) => json(200, &control.sessions()?),
+        ("POST", ["v1", "sessions", "reset"]) => json(200, &control.reset_sessions(checked_reset(body(request)?)?)?),
+        ("POST", ["v1", "messages"]) => json(202, &control.submit(checked_submit(body(request)?)?)?),
+        ("GET", ["v1", "messages", id]) => json(200, &control.message_state(checked_id("message id", id)?)),
+        ("GET", ["v1", "messages", id, "events"]) => {
+            let after = last_event(request)?;
+            Reply::Events { id: checked_id("message id", id)?.to_owned(), after }
+        }
+        ("POST", ["v1", "messages", id, "cancel"]) => {
+            let Empty {} = body(request)?;
+            json(200, &control.cancel_message(checked_id("message id", id)?)?)
+        }
+        ("POST", ["v1", "cancel"]) => json(200, &control.cancel_conversation(checked_cancel(body(request)?)?)?),
+        ("POST", ["v1", "shutdown"]) => json(202, &control.shutdown(body(request)?)?),
+        (method, _) => return Err(refused(request.path(), method, allow)),
+    })
+}
+
+fn refused(path: &str, method: &str, allow: Option<&'static str>) -> Refusal {
+    let (kind, message) = match allow {
+        Some(allow) => (ErrorKind::MethodNotAllowed, format!("{} takes {allow}, not {}", shown(path), shown(method))),
+        None => (ErrorKind::NotFound, format!("there is no path {}", shown(path))),
+    };
+    Refusal { failure: Failure::new(kind, message), allow }
+}
+
+/// The methods of a path that exists.
+fn methods(path: &[&str]) -> Option<&'static str> {
+    match path {
+        ["health"] | ["v1", "status" | "sessions"] | ["v1", "messages", _] | ["v1", "messages", _, "events"] => {
+            Some("GET")
+        }
+        ["v1", "messages" | "cancel" | "shutdown"] | ["v1", "sessions", "reset"] | ["v1", "messages", _, "cancel"] => {
+            Some("POST")
+        }
+        _ => None,
+    }
+}
+
+fn json(status: u16, document: &impl serde::Serialize) -> Reply {
+    Reply::Answer(Answer::json(status, document))
+}
+
+/// The body of a request that has nothing to say.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
+
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Failure> {
+    if request.body.is_empty() {
+        // No body says as much as an empty object.
+        return serde_json::from_str("{}")
+            .map_err(|e| bad(format!("there is no body; a JSON object is expected: {e}")));
+    }
+    let given = request.header("content-type").unwrap_or_default();
+    let mut parts = given.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default();
+    let utf8 = |parameter: &str| {
+        parameter.is_empty()
+            || parameter.split_once('=').is_some_and(|(name, value)| {
+                name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            })
+    };
+    if !media.eq_ignore_ascii_case("application/json") || !parts.all(utf8) {
+        let message = format!("Content-Type is {}; application/json is expected", shown(given));
+        return Err(Failure::new(ErrorKind::UnsupportedMediaType, message));
+    }
+    serde_json::from_slice(&request.body).map_err(|e| {
+        let what = if e.is_data() { "the body does not fit" } else { "the body is not JSON" };
+        bad(format!("{what}: {}", crate::text::clip(&e.to_string(), 300)))
+    })
+}
+
+fn last_event(request: &Request) -> Result<u64, Failure> {
+    match request.header("last-event-id") {
+        None | Some("") => Ok(0),
+        Some(id) => {
+            id.parse().map_err(|_| bad(format!("Last-Event-ID is {}; the number of an event is expected", shown(id))))
+        }
+    }
+}
+
+fn checked_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Failure> {
+    if id.is_empty() || id.len() > ID_LIMIT || id.chars().any(char::is_control) {
+        let message = format!("{what} is {}; 1 to {ID_LIMIT} bytes without control characters are expected", shown(id));
+        return Err(bad(message));
+    }
+    Ok(id)
+}
+
+fn checked_path(what: &str, path: &Path) -> Result<(), Failure> {
+    if path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Ok(());
+    }
+    Err(bad(format!("{what} is {}; an absolute path is expected", shown(&path.to_string_lossy()))))
+}
+
+fn checked_submit(message: Submit) -> Result<Submit, Failure> {
+    if message.text.trim().is_empty() && message.files.is_empty() {
+        return Err(bad("there is neither text nor a file in it".into()));
+    }
+    for (what, value) in
+        [("agent", &message.agent), ("conversation", &message.conversation), ("runtime", &message.runtime)]
+    {
+        value.as_deref().map_or(Ok(""), |id| checked_id(what, id))?;
+    }
+    if let Some(id) = &message.id {
+        checked_id("id", id)?;
+        // Narrower than other ids, so that it never looks like `<channel>:<id>`.
+        if !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            return Err(bad(format!("id is {}; only letters, digits and . _ - are taken", shown(id))));
+        }
+    }
+    if let Some(cwd) = &message.cwd {
+        checked_path("cwd", cwd)?;
+    }
+    if message.files.len() > FILES_LIMIT {
+        return Err(bad(format!("there are {} files; at most {FILES_LIMIT} are taken", message.files.len())));
+    }
+    message.files.iter().try_for_each(|file| checked_path("a file", file))?;
+    if message.timeout_ms == Some(0) {
+        return Err(bad("timeout_ms is 0; at least 1 is expected".into()));
+    }
+    Ok(message)
+}
+
+fn checked_cancel(which: Cancel) -> Result<Cancel, Failure> {
+    for (what, value) in [("agent", &which.agent), ("conversation", &which.conversation)] {
+        value.as_deref().map_or(Ok(""), |id| checked_id(what, id))?;
+    }
+    Ok(which)
+}
+
+fn checked_reset(which: ResetSessions) -> Result<ResetSessions, Failure> {
+    let given = usize::from(which.key.is_some()) + usize::from(which.conversation.is_some()) + usize::from(which.all);
+    if given == 1 {
+        return Ok(which);
+    }
+    Err(bad(format!("{given} of key, conversation and all are given; exactly one is expected")))
+}
+
+fn bad(message: String) -> Failure {
+    Failure::new(ErrorKind::BadRequest, message)
+}

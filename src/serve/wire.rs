@@ -1,0 +1,558 @@
+//! The control API's wire: every request, answer and event as a type.
+//!
+//! Requests refuse fields they do not know, so that an option which this daemon is too old for is an error
+//! and not silently ignored. Answers and events may gain fields and kinds: readers skip what they do not
+//! know. Names are `snake_case`; times are Unix milliseconds, durations say their unit.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::ports::{ApprovalRequest, TurnReport};
+use crate::message::{Block, BlockKind, Status};
+
+/// Version prefix of every path but `/health`.
+pub const PREFIX: &str = "/v1";
+
+/// Longest agent, conversation or message id in a request, in bytes.
+pub const ID_LIMIT: usize = 256;
+
+/// Most files that one message may bring.
+pub const FILES_LIMIT: usize = 32;
+
+/// `POST /v1/messages`: a message for an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submit {
+    /// The agent; the configured default one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The conversation; the agent's default one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+    /// Runtime id in place of the route's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// Working directory in place of the route's; absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<PathBuf>,
+    /// Forget the conversation's session first.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub new: bool,
+    /// What is said. May be empty only when there are files.
+    #[serde(default)]
+    pub text: String,
+    /// Absolute paths of files that come with it, readable by the daemon.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PathBuf>,
+    /// Give up the turn after so many milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// The client's own id of the message: letters, digits, `.`, `_`, `-`, at most [`ID_LIMIT`] bytes. A
+    /// second message with the same id is recognised as a repeat and not run again. The daemon makes one
+    /// up when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
+/// Answer (202) to [`Submit`], given once the message is durable: it will be answered even if the machine
+/// loses power now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Id of the message: the client's, where it chose one.
+    pub id: String,
+    /// The agent it went to.
+    pub agent: String,
+    /// The conversation it went to.
+    pub conversation: String,
+    /// It was here before: this request changed nothing, and the id names the first one.
+    pub duplicate: bool,
+    /// How many turns or messages of its conversation come before it.
+    pub ahead: usize,
+}
+
+/// Where a message is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// In the journal; its turn comes.
+    Waiting,
+    /// Its turn runs.
+    Running,
+    /// Its turn is over.
+    Done,
+    /// Never heard of, or forgotten.
+    Unknown,
+}
+
+/// Answer to `GET /v1/messages/<id>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageState {
+    /// The id that was asked for.
+    pub id: String,
+    /// Where it is.
+    pub state: State,
+    /// The account of its turn, while it is remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<TurnReport>,
+}
+
+impl MessageState {
+    /// A state without a report.
+    pub fn new(id: impl Into<String>, state: State) -> Self {
+        Self { id: id.into(), state, report: None }
+    }
+}
+
+/// `POST /v1/cancel`: ends what runs and what waits in one conversation. Absent fields mean the same
+/// defaults as in [`Submit`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    /// The agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+}
+
+/// Answer to both kinds of cancelling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// How many messages were cancelled, waiting ones and those of a running turn; 0 when there was none.
+    pub cancelled: u64,
+}
+
+/// How the daemon feels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wellness {
+    /// All is well.
+    #[default]
+    Well,
+    /// It works, but something needs a look (a channel is down, say).
+    Degraded,
+    /// It takes no messages.
+    Down,
+}
+
+/// Answer to `GET /health`: 200, or 503 when `status` is `down`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// In a word.
+    pub status: Wellness,
+    /// What is not well, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// A turn that runs now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTurn {
+    /// Turn id.
+    pub turn_id: String,
+    /// Queue key of its conversation: `<channel>:<agent>:<conversation>:<thread>`.
+    pub queue: String,
+    /// Agent.
+    pub agent: String,
+    /// Conversation id.
+    pub conversation: String,
+    /// Runtime id.
+    pub runtime: String,
+    /// When it began.
+    pub started_at: i64,
+}
+
+/// What waits for a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Messages that wait.
+    pub messages: u64,
+    /// Conversations in which something waits.
+    pub conversations: u64,
+    /// Age of the oldest of them in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
+    /// Replies that wait to be delivered.
+    #[serde(default)]
+    pub replies: u64,
+}
+
+/// How one channel is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelState {
+    /// Channel id.
+    pub id: String,
+    /// `local`, `botcord`, …
+    pub kind: String,
+    /// Whether messages can come and go.
+    pub up: bool,
+    /// One line for people: since when, or what is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// How the journal is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalState {
+    /// Whether it takes messages. When not, the daemon is down.
+    pub writable: bool,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Records in it that are not done with.
+    pub open: u64,
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Answer to `GET /v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Process id.
+    pub pid: u32,
+    /// Program version.
+    pub version: String,
+    /// The home it serves.
+    pub home: PathBuf,
+    /// When it began.
+    pub started_at: i64,
+    /// How long ago that is, in milliseconds of a clock that never jumps.
+    pub uptime_ms: u64,
+    /// It takes no more messages and ends when the running turns have.
+    #[serde(default)]
+    pub draining: bool,
+    /// The same as `GET /health`.
+    pub health: Health,
+    /// What runs.
+    pub turns: Vec<RunningTurn>,
+    /// What waits.
+    pub waiting: Waiting,
+    /// Where messages come from.
+    pub channels: Vec<ChannelState>,
+    /// What survives a crash.
+    pub journal: JournalState,
+}
+
+/// A runtime session that the daemon would resume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// Key in the session store.
+    pub key: String,
+    /// Runtime id.
+    pub runtime: String,
+    /// Channel id.
+    pub channel: String,
+    /// Agent.
+    pub agent: String,
+    /// Conversation id.
+    pub conversation: String,
+    /// Topic inside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<String>,
+    /// The CLI's id of the session.
+    pub session_id: String,
+    /// Directory it was made in.
+    pub cwd: PathBuf,
+    /// When it was used last.
+    pub updated_at: i64,
+}
+
+/// Answer to `GET /v1/sessions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sessions {
+    /// Latest first.
+    pub sessions: Vec<SessionInfo>,
+}
+
+/// `POST /v1/sessions/reset`: which sessions to forget. Exactly one field is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetSessions {
+    /// The one with this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Those of this conversation, of every runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+    /// Every one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub all: bool,
+}
+
+/// Answer to [`ResetSessions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionsReset {
+    /// How many were forgotten.
+    pub reset: u64,
+}
+
+/// `POST /v1/shutdown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long running turns may go on before they are interrupted (they resume at the next start). The
+    /// daemon's configured time when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<u64>,
+}
+
+/// Answer (202) to [`Shutdown`], given before the daemon is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShuttingDown {
+    /// Process id, so that its end can be waited for.
+    pub pid: u32,
+    /// How many turns it waits for.
+    pub turns: u64,
+    /// For how long at most.
+    pub drain_seconds: u64,
+}
+
+/// Data of the event `queued`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// How many turns or messages of its conversation come before it.
+    pub ahead: usize,
+}
+
+/// Data of the event `started`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Turn id.
+    pub turn_id: String,
+    /// Runtime id.
+    pub runtime: String,
+    /// 1, or more after interruptions.
+    pub attempt: u32,
+}
+
+/// Data of the event `block`: one piece of progress, as a person sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockView {
+    /// The runtime's number of it; of merged pieces, the last one's.
+    pub seq: u64,
+    /// What it is.
+    pub kind: BlockKind,
+    /// Words of the agent: to be shown one after the other as they come, without anything in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Name of the tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// One line about the call or its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// Whether the tool failed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub failed: bool,
+}
+
+impl From<&Block> for BlockView {
+    fn from(block: &Block) -> Self {
+        Self {
+            seq: block.seq,
+            kind: block.kind,
+            text: block.digest.text.clone(),
+            tool: block.digest.tool.clone(),
+            summary: block.digest.summary.clone(),
+            failed: block.digest.failed,
+        }
+    }
+}
+
+/// One event of `GET /v1/messages/<id>/events`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The message is durable and waits.
+    Queued(Queued),
+    /// Its turn begins (again, when `attempt` is more than 1).
+    Started(Started),
+    /// Progress.
+    Block(BlockView),
+    /// What the runtime says about its state: `{kind: typing|thinking, phase, label?}`.
+    Status(Status),
+    /// A tool call waits for permission.
+    Approval(ApprovalRequest),
+    /// The turn is over; the last event.
+    Finished(Box<TurnReport>),
+}
+
+impl Event {
+    /// The word in the stream's `event:` line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Queued(_) => "queued",
+            Self::Started(_) => "started",
+            Self::Block(_) => "block",
+            Self::Status(_) => "status",
+            Self::Approval(_) => "approval",
+            Self::Finished(_) => "finished",
+        }
+    }
+
+    /// The JSON in the stream's `data:` line; never contains a line break.
+    pub fn data(&self) -> serde_json::Result<String> {
+        match self {
+            Self::Queued(data) => serde_json::to_string(data),
+            Self::Started(data) => serde_json::to_string(data),
+            Self::Block(data) => serde_json::to_string(data),
+            Self::Status(data) => serde_json::to_string(data),
+            Self::Approval(data) => serde_json::to_string(data),
+            Self::Finished(data) => serde_json::to_string(data),
+        }
+    }
+
+    /// The event of a name and its data; `None` for a name that this version does not know.
+    pub fn parse(name: &str, data: &str) -> serde_json::Result<Option<Self>> {
+        Ok(Some(match name {
+            "queued" => Self::Queued(serde_json::from_str(data)?),
+            "started" => Self::Started(serde_json::from_str(data)?),
+            "block" => Self::Block(serde_json::from_str(data)?),
+            "status" => Self::Status(serde_json::from_str(data)?),
+            "approval" => Self::Approval(serde_json::from_str(data)?),
+            "finished" => Self::Finished(serde_json::from_str(data)?),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// What kind of error an answer is; each has one HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// 400: the request does not say what it should.
+    BadRequest,
+    /// 403: the caller is another user.
+    Forbidden,
+    /// 404: no such path, message, session, agent or runtime.
+    NotFound,
+    /// 405: the path exists, but not with this method.
+    MethodNotAllowed,
+    /// 408: the request took too long to arrive.
+    RequestTimeout,
+    /// 409: it cannot be done now (something is in the way).
+    Conflict,
+    /// 411: the body has to come with a `Content-Length`.
+    LengthRequired,
+    /// 413: the body is too big.
+    TooLarge,
+    /// 415: the body is not JSON.
+    UnsupportedMediaType,
+    /// 417: an `Expect` other than `100-continue`.
+    ExpectationFailed,
+    /// 429: too many messages wait; try later.
+    TooBusy,
+    /// 431: the head is too big.
+    HeadTooLarge,
+    /// 500: the daemon failed at it.
+    Internal,
+    /// 501: a transfer coding that is not supported.
+    NotImplemented,
+    /// 503: it takes no requests or messages now.
+    Unavailable,
+    /// 505: neither HTTP/1.0 nor HTTP/1.1.
+    VersionNotSupported,
+    /// A kind that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl ErrorKind {
+    /// Its HTTP status.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::Conflict => 409,
+            Self::LengthRequired => 411,
+            Self::TooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::ExpectationFailed => 417,
+            Self::TooBusy => 429,
+            Self::HeadTooLarge => 431,
+            Self::Internal | Self::Other => 500,
+            Self::NotImplemented => 501,
+            Self::Unavailable => 503,
+            Self::VersionNotSupported => 505,
+        }
+    }
+}
+
+/// An error, as `error` of an [`ErrorAnswer`] and as what [`super::api::Control`] refuses with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind.
+    pub kind: ErrorKind,
+    /// For people: what was found and what was expected. Holds no secrets.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Body of every answer whose status is 400 or more, except `GET /health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// What went wrong.
+    pub error: Failure,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Phase;
+
+    #[test]
+    fn events_survive_the_wire() {
+        let block = BlockView {
+            seq: 3,
+            kind: BlockKind::ToolUse,
+            text: None,
+            tool: Some("Bash".into()),
+            summary: Some("ls\n-l".into()),
+            failed: false,
+        };
+        for event in [
+            Event::Queued(Queued { ahead: 2 }),
+            Event::Started(Started { turn_id: "t".into(), runtime: "echo".into(), attempt: 1 }),
+            Event::Block(block),
+            Event::Status(Status::thinking(Phase::Started, "reads")),
+        ] {
+            let data = event.data().unwrap();
+            assert!(!data.contains('\n'), "{data}");
+            assert_eq!(Event::parse(event.name(), &data).unwrap(), Some(event));
+        }
+        assert_eq!(Event::parse("of-a-later-version", "{}").unwrap(), None);
+        assert!(Event::parse("queued", "{").is_err());
+    }
+
+    #[test]
+    fn requests_refuse_what_they_do_not_know_and_answers_do_not() {
+        assert!(serde_json::from_str::<Submit>(r#"{"text":"x","priority":1}"#).is_err());
+        let body = r#"{"error":{"kind":"of_a_later_version","message":"m","hint":"h"}}"#;
+        let answer: ErrorAnswer = serde_json::from_str(body).unwrap();
+        assert_eq!(answer.error.kind, ErrorKind::Other);
+    }
+}
