@@ -9,7 +9,8 @@ use std::path::Path;
 use bellhop::cli::man;
 use bellhop::cli::table::COMMANDS;
 use bellhop::config::load;
-use echo_daemon::Place;
+use bellhop::config::paths::directory_conversation;
+use echo_daemon::{Place, Ran};
 
 #[test]
 fn every_command_and_verb_has_help() {
@@ -62,7 +63,8 @@ fn what_is_not_understood_ends_with_status_2_and_names_the_nearest() {
         (&["sessions", "reset"], "takes one of KEY, --conversation and --all"),
         (&["sessions", "reset", "k", "--all"], "takes one of KEY, --conversation and --all"),
         (&["transcript"], "transcript needs a verb: list, tail"),
-        (&["transcript", "tail"], "needs --room"),
+        (&["transcript", "tail", "--room", "a", "--conversation", "b"], "are the same option"),
+        (&["debug", "runtime-error"], "takes one of --turn-id and --error-ref"),
         (&["transcript", "prune", "--all"], "add --yes"),
         (&["transcript", "prune", "--older-than", "5w"], "found \"5w\""),
         (&["start", "--background", "--foreground"], "not both"),
@@ -205,7 +207,7 @@ fn transcripts_are_found_by_what_they_hold() {
     let place = Place::new();
     let record = |room: &str, topic: &str, n: u32| {
         let topic = if topic.is_empty() { "null".to_owned() } else { format!("\"{topic}\"") };
-        format!("{{\"kind\":\"inbound\",\"roomId\":\"{room}\",\"topicId\":{topic},\"n\":{n}}}\n")
+        format!("{{\"kind\":\"inbound\",\"agentId\":\"local\",\"roomId\":\"{room}\",\"topicId\":{topic},\"n\":{n}}}\n")
     };
     let dir = "agents/local/transcripts";
     place.write(&format!("{dir}/x%2Fy/_default.jsonl"), &(record("x/y", "", 3) + &record("x/y", "", 4)));
@@ -220,12 +222,39 @@ fn transcripts_are_found_by_what_they_hold() {
     };
     assert_eq!(numbers(&["transcript", "dump", "--room", "x/y"]), [1, 2, 3, 4]);
     assert_eq!(numbers(&["transcript", "dump", "--room=x/y", "--topic=t"]), [9]);
-    assert_eq!(numbers(&["transcript", "tail", "--room", "x/y", "-n1"]), [4]);
+    assert_eq!(numbers(&["transcript", "tail", "--conversation", "x/y", "-n1"]), [4]);
+    // Without a name: the conversation of the current directory.
+    let here = directory_conversation(&std::fs::canonicalize(place.home.join("work")).unwrap());
+    assert_eq!(place.run(&["transcript", "dump"]).code, Some(1));
+    place.write(&format!("{dir}/{here}/_default.jsonl"), &record(&here, "", 7));
+    assert_eq!(numbers(&["transcript", "dump"]), [7]);
+    assert_eq!(numbers(&["transcript", "tail"]), [7]);
     let ran = place.run(&["transcript", "tail", "--room", "none"]);
     assert_eq!(ran.code, Some(1));
     assert_eq!(place.run(&["transcript", "prune", "--older-than", "1d"]).out, "0 files deleted\n");
     assert_eq!(place.run(&["transcript", "prune"]).out, "2 files deleted\n");
     assert_eq!(numbers(&["transcript", "dump", "--room", "x/y"]), [3, 4]);
+}
+
+#[test]
+fn the_evidence_of_a_failure_is_found() {
+    let place = Place::new();
+    let record = |turn: &str, reference: &str| {
+        format!(
+            "{{\"ts\":\"T\",\"kind\":\"turn_error\",\"agentId\":\"local\",\"roomId\":\"c\",\"topicId\":null,\"turnId\":\"{turn}\",\
+             \"runtime\":\"codex\",\"error\":\"it broke\",\"errorRef\":\"{reference}\"}}\n"
+        )
+    };
+    let text = record("t1", "err_1") + &record("t2", "err_2");
+    place.write("agents/local/transcripts/c/_default.jsonl", &text);
+    for by in [&["--turn-id", "t2"], &["--error-ref", "err_2"]] {
+        let ran = place.run(&[&["debug", "runtime-error", "--room", "c"][..], by].concat());
+        let found: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+        assert_eq!((&found["turn_id"], &found["error_ref"]), (&"t2".into(), &"err_2".into()));
+        assert_eq!(found["message"], "it broke");
+    }
+    let ran = place.run(&["debug", "runtime-error", "--conversation", "c", "--turn-id", "t3"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(1), "", "bellhop: no failure t3 of local in c\n"));
 }
 
 #[test]
@@ -363,4 +392,56 @@ fn the_example_in_the_manual_is_right() {
     let config = load::parse(&example, Path::new("example")).unwrap();
     assert_eq!(config.warnings, Vec::<String>::new());
     assert_eq!(config.local_agents.len(), 2);
+}
+
+/// A CLI that counts how often it is asked for its version, and knows whether it is logged in.
+fn fake_codex(place: &Place) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    place.write(
+        "codex",
+        "#!/bin/sh\ncase \"$*\" in\n\
+         --version) echo x >>\"$HOME/asked\"; echo codex-cli 7.0.0 ;;\n\
+         'debug models') echo '{\"models\":[{\"slug\":\"gpt-x\"}]}' ;;\n\
+         'login status') echo 'Not logged in' >&2; exit 1 ;;\n\
+         *) exit 2 ;;\nesac\n",
+    );
+    let path = place.home.join("codex");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+#[test]
+fn runtimes_are_listed_with_what_can_be_chosen() {
+    let place = Place::new();
+    let codex = fake_codex(&place);
+    let list = |args: &[&str]| {
+        let ran = Ran::of(place.command(args).env("BELLHOP_CODEX_BIN", &codex).output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran.out
+    };
+    for _ in 0..2 {
+        let rows: serde_json::Value = serde_json::from_str(&list(&["runtimes", "--json"])).unwrap();
+        let row = rows.as_array().unwrap().iter().find(|row| row["id"] == "codex").unwrap();
+        assert_eq!((&row["available"], &row["version"]), (&true.into(), &"codex-cli 7.0.0".into()));
+        assert!(row.get("models").is_none());
+    }
+    let rows: serde_json::Value = serde_json::from_str(&list(&["runtimes", "--json", "--models"])).unwrap();
+    let row = rows.as_array().unwrap().iter().find(|row| row["id"] == "codex").unwrap();
+    assert_eq!(row["models"][0]["id"], "gpt-x");
+    assert!(list(&["runtimes", "--models"]).contains("\n    model gpt-x\n"));
+    let asked = std::fs::read_to_string(place.home.join("asked")).unwrap();
+    assert_eq!(asked.lines().count(), 1, "the version is remembered between commands");
+}
+
+#[test]
+fn the_doctor_asks_for_logins_when_told_to() {
+    let place = Place::new();
+    let codex = fake_codex(&place);
+    let doctor = |args: &[&str]| Ran::of(place.command(args).env("BELLHOP_CODEX_BIN", &codex).output().unwrap()).out;
+    assert!(!doctor(&["doctor"]).contains("auth"));
+    let out = doctor(&["doctor", "--auth-check"]);
+    assert!(out.contains("\n    auth failed: Not logged in\n"), "{out}");
+    assert!(out.contains("warning: version 7.x is newer"), "{out}");
+    let out = doctor(&["doctor", "--auth-check=turn"]);
+    assert!(out.contains("\n    auth failed: config: codex exited with code 2"), "{out}");
 }

@@ -20,7 +20,7 @@ fn a_message_is_answered() {
     let sent = daemon.agent.submitted.lock().unwrap()[0].clone();
     let work = daemon.place.home.join("work");
     assert_eq!(sent.conversation, Some(directory_conversation(&work)));
-    assert_eq!(sent.cwd, Some(std::fs::canonicalize(work).unwrap()));
+    assert_eq!((sent.cwd, sent.typed_in), (None, Some(std::fs::canonicalize(work).unwrap())));
     assert_eq!((sent.agent, sent.runtime, sent.new, sent.timeout_ms), (None, None, false, None));
 }
 
@@ -55,6 +55,7 @@ fn options_reach_the_daemon() {
         (Some("a1"), Some("c1"), Some("codex"))
     );
     assert_eq!((sent.new, sent.timeout_ms), (true, Some(90_000)));
+    assert_eq!((sent.cwd, sent.typed_in, sent.from), (Some("/".into()), None, None));
     assert_eq!(sent.files.len(), 1);
     assert!(sent.files[0].is_absolute() && sent.files[0].ends_with("work/a file"));
 }
@@ -232,7 +233,7 @@ fn stop_signals_the_holder_of_the_lock_and_nobody_else() {
 fn hold_the_lock() {
     let Some(home) = std::env::var_os("BELLHOP_TEST_HOME") else { return };
     let _lock = HomeLock::acquire(&std::path::Path::new(&home).join("daemon"), "a test").unwrap();
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_mins(1));
 }
 
 fn wait_for(condition: impl Fn() -> bool) {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bellhop::config::keys::KEYS;
 use bellhop::config::{Config, ConfigError, PromptVia, load};
-use bellhop::engine::route::{Match, QueueMode};
+use bellhop::engine::approvals::{ApprovalPolicy, Decide};
+use bellhop::engine::route::{Match, OnInterrupt, QueueMode};
+use bellhop::engine::waits::{Parking, Who};
 use bellhop::message::{ConversationKind, TrustLevel};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -22,7 +24,7 @@ fn an_empty_object_means_all_defaults() {
     let defaults = Config { file: config.file.clone(), ..Config::default() };
     assert_eq!(config, defaults);
     assert!(config.max_concurrent_turns >= 4);
-    assert_eq!(config.turn_timeout, Duration::from_secs(1_800));
+    assert_eq!(config.turn_timeout, Duration::from_mins(30));
     assert_eq!((config.rotation.max_turns, config.rotation.max_input_tokens), (25, 160_000));
     assert!(config.carry_superseded && config.stream_blocks && config.transcript);
     assert_eq!(config.local_agents[0].name, "local");
@@ -33,7 +35,7 @@ fn every_key_is_read() {
     let config = parse(
         r#"{
         "local": {"agents": [{"name": "a", "runtime": "acp:goose", "cwd": "/w", "trust": "public", "model": "m"}]},
-        "defaultRoute": {"adapter": "codex", "cwd": "/d", "extraArgs": ["-x"], "trustLevel": "owner", "queueMode": "serial"},
+        "defaultRoute": {"adapter": "codex", "cwd": "/d", "extraArgs": ["-x"], "trustLevel": "owner", "queueMode": "serial", "onInterrupt": "ask"},
         "routes": [{"match": {"channel": "c", "accountId": "ag", "roomId": "old", "conversationPrefix": "rm_", "roomPrefix": "other",
                     "conversationKind": "group", "senderId": "s", "mentioned": false}, "adapter": "openclaw-acp", "cwd": "/r",
                     "gateway": "g", "openclawAgent": "main", "trustLevel": "weird"}, {"adapter": "echo", "cwd": "/e"}],
@@ -42,8 +44,10 @@ fn every_key_is_read() {
         "agentDiscovery": {"enabled": false, "credentialsDir": "/c"},
         "streamBlocks": false, "transcript": {"enabled": false}, "maxConcurrentTurns": 3, "turnTimeoutSeconds": 60,
         "idleTimeoutSeconds": 0, "carrySuperseded": false, "promptVia": "argv", "rotation": {"maxTurns": 5, "maxInputTokens": 2000},
-        "claudeWarmSeconds": 9, "runtimePermissions": {"public": "restricted"}, "sandboxed": true, "keepAnthropicEnv": true,
-        "killLeftovers": true, "memoryReserveMb": 0,
+        "claudeWarmSeconds": 9, "claudeWarmMax": 7, "runtimePermissions": {"public": "restricted"}, "sandboxed": true, "keepAnthropicEnv": true,
+        "killLeftovers": true, "memoryReserveMb": 0, "memoryPerTurnMb": 7,
+        "parkOnUsageLimit": "always", "parkOnFailure": "never", "silentTurnSeconds": 0,
+        "approvals": {"owner": "ask", "trusted": "deny", "public": "allow", "timeoutSeconds": 7},
         "acpRuntimes": [{"name": "goose", "command": ["goose", "acp"], "env": {"A": "b"}, "mode": "m", "contextFile": "AGENTS.md",
                          "mcpServers": [{"name": "files", "command": "mcp-files"}]}]
     }"#,
@@ -56,6 +60,9 @@ fn every_key_is_read() {
         (default.runtime.as_str(), default.trust_level, default.queue_mode),
         ("codex", Some(TrustLevel::Owner), Some(QueueMode::Serial))
     );
+    assert_eq!(default.on_interrupt, Some(OnInterrupt::Ask));
+    assert_eq!((config.memory_reserve_mb, config.memory_per_turn_mb, config.silent_turn), (0, 7, Duration::ZERO));
+    assert_eq!(config.parking, Parking { usage_limit: Who::Everybody, broken: Who::Nobody });
     let route = &config.routes[0];
     let gateway = route.gateway.as_ref().unwrap();
     assert_eq!((gateway.url.as_str(), gateway.openclaw_agent.as_deref()), ("ws://h", Some("main")));
@@ -68,6 +75,9 @@ fn every_key_is_read() {
     assert_eq!(config.credentials_dir, Some(PathBuf::from("/c")));
     assert_eq!((config.idle_timeout, config.prompt_via), (Some(Duration::ZERO), PromptVia::Argv));
     assert!(config.runtime_permissions.restricted(TrustLevel::Public));
+    let limit = Duration::from_secs(7);
+    let wanted = ApprovalPolicy { owner: Decide::Ask, trusted: Decide::Deny, public: Decide::Allow, limit };
+    assert_eq!(config.approvals, wanted);
     assert!(!config.runtime_permissions.restricted(TrustLevel::Owner));
     assert_eq!(config.acp_runtimes[0].command, ["goose", "acp"]);
     assert_eq!(config.warnings.len(), 3, "agentId, roomPrefix, trustLevel: {:?}", config.warnings);

@@ -331,7 +331,7 @@ fn a_child_that_should_end_by_itself_and_does_not() {
 
 #[test]
 fn a_child_that_ends_in_the_time_it_was_given() {
-    let mut notes = Notes::doing(|_, io| io.end_within(Duration::from_secs(600)));
+    let mut notes = Notes::doing(|_, io| io.end_within(Duration::from_mins(10)));
     let end = run(script("echo result; exit 5"), &mut notes);
     assert_eq!((end.stopped, end.exit_code), (None, Some(5)));
 }

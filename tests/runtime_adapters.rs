@@ -79,7 +79,7 @@ fn a_missing_cli_is_told_before_anything_runs() {
         cli.settings.search_path = cli.join("nothing").into();
         let mut sink = Recorder::default();
         let thrown = cli.run(&cli.request("hi"), &CancelToken::new().unwrap(), &mut sink).unwrap_err();
-        assert_eq!(thrown.class, Some(ErrorClass::Config), "{runtime}: {}", thrown.message);
+        assert_eq!(thrown.class, Some(ErrorClass::Missing), "{runtime}: {}", thrown.message);
         assert!(sink.spawned.is_empty());
     }
 }
@@ -188,6 +188,22 @@ fn a_reply_does_not_wait_for_a_cli_that_stays_and_its_session_is_not_shared() {
     assert!(!alive(&sink, 0) && alive(&sink, 1));
     runtime.close();
     assert!(!alive(&sink, 1));
+}
+
+#[test]
+fn a_cli_that_stays_and_ignores_an_interrupt_is_terminated() {
+    let mut cli = FakeCli::new("codex");
+    cli.settings.linger = Duration::from_millis(10);
+    // Later than SIGKILL, where its work is not done.
+    (cli.settings.stop.term, cli.settings.stop.kill) = (Duration::from_secs(10), Duration::from_secs(10));
+    let traps = "trap '' INT\ntrap 'echo term >\"$dir/got\"; exit 0' TERM\n";
+    cli.plays(&format!("{traps}{}while :; do sleep 0.05; done\n", success("codex")));
+    let runtime = Registry::new(cli.settings.clone()).get("codex").unwrap();
+    let token = CancelToken::new().unwrap();
+    let result = runtime.run(&cli.request("hi"), &token, &mut Recorder::default()).unwrap();
+    assert_eq!(result.text, "ok", "{:?}", result.error);
+    runtime.close();
+    assert_eq!(cli.get("got"), "term\n");
 }
 
 #[test]

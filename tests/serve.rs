@@ -50,7 +50,8 @@ fn the_client_and_the_server_understand_each_other() {
 
     assert_eq!(client.status().unwrap().pid, 7);
     assert_eq!(client.health().unwrap().status, Wellness::Well);
-    *house.fake.health.lock().unwrap() = Health { status: Wellness::Down, reasons: vec!["disk full".into()] };
+    *house.fake.health.lock().unwrap() =
+        Health { status: Wellness::Down, reasons: vec!["disk full".into()], ..Health::default() };
     assert_eq!(client.health().unwrap().reasons, ["disk full"]);
     assert!(client.sessions().unwrap().sessions.is_empty());
     assert_eq!(client.message("a/b").unwrap(), MessageState::new("a/b", State::Unknown));

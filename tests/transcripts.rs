@@ -212,7 +212,7 @@ fn old_files_are_swept_except_those_of_running_turns() {
     let writer = agents.writer();
     let age = |room: &str| {
         let file = transcript::file(&agents.0, "ag_1", room, None);
-        let old = SystemTime::now() - RETENTION - Duration::from_secs(60);
+        let old = SystemTime::now() - RETENTION - Duration::from_mins(1);
         fs::File::options().append(true).open(&file).unwrap().set_modified(old).unwrap();
         file
     };

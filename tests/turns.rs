@@ -308,6 +308,21 @@ fn s28_s29_s30_sessions_rotate_by_turns_and_by_tokens() {
 }
 
 #[test]
+fn a_session_that_its_adapter_gives_up_is_not_resumed() {
+    let script = script(|n, _, _, _| {
+        let note = (n == 1).then(|| "leave it".to_owned());
+        Ok(RunResult { note, ..answer("ok", &format!("sid-{n}")) })
+    });
+    let h = Harness::build("wants-fresh", Build { script, ..Build::default() });
+    for n in 0..3 {
+        h.handle(message(&format!("m{n}"), "hello"));
+    }
+    let runs = h.runtime.runs.all();
+    assert_eq!(runs[1].session.as_ref().map(|s| s.id.as_str()), Some("sid-0"));
+    assert!(runs[2].session.is_none() && runs[2].text.starts_with("[recovery]"), "{}", runs[2].text);
+}
+
+#[test]
 fn s31_s32_an_unclear_failure_of_a_resumed_session_forgets_it() {
     for returned in ["", "sid-1"] {
         let h = Harness::script("s31", move |n, _, _, _| {

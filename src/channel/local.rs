@@ -34,6 +34,10 @@ impl Channel for Local {
         Capabilities::default()
     }
 
+    fn is_waited_at(&self) -> bool {
+        true
+    }
+
     fn send(&self, message: &Outbound) -> Delivery {
         Delivery::Delivered { id: Some(message.id.clone()) }
     }
@@ -54,10 +58,19 @@ pub struct Said {
     pub files: Vec<PathBuf>,
     /// What it chooses in place of the route.
     pub overrides: Overrides,
+    /// The agent that says it, where it is not the owner.
+    pub asking: Option<String>,
+    /// How many agents have written to each other until this was said.
+    pub hops: u32,
 }
 
-/// The message that the engine gets. The person is the owner: it is their machine and their account.
+/// The message that the engine gets. A person is the owner: it is their machine and their account. An agent is any
+/// agent, whoever owns it.
 pub fn inbound(said: Said, now: i64) -> Inbound {
+    let (sender, origin) = match said.asking {
+        None => (Sender { id: "owner".into(), name: None, kind: SenderKind::User }, Origin::OwnerChat),
+        Some(agent) => (Sender { id: agent, name: None, kind: SenderKind::Agent }, Origin::Room),
+    };
     Inbound {
         id: said.id,
         channel: ID.into(),
@@ -68,7 +81,7 @@ pub fn inbound(said: Said, now: i64) -> Inbound {
             title: None,
             thread_id: None,
         },
-        sender: Sender { id: "owner".into(), name: None, kind: SenderKind::User },
+        sender,
         text: said.text,
         reply_to: None,
         msg_id: None,
@@ -77,7 +90,8 @@ pub fn inbound(said: Said, now: i64) -> Inbound {
         trace: None,
         entries: Vec::new(),
         omitted: 0,
-        origin: Origin::OwnerChat,
+        hops: said.hops,
+        origin,
         quote: None,
         envelope_type: None,
         room: None,

@@ -32,13 +32,15 @@ pub enum Value {
     Runtime,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// Nothing, or this word behind an equals sign.
+    Maybe(&'static str),
 }
 
 impl Value {
     /// What stands for the value in help texts; empty for a flag.
     pub fn placeholder(self) -> &'static str {
         match self {
-            Self::Flag => "",
+            Self::Flag | Self::Maybe(_) => "",
             Self::Text(name) | Self::Number(name) => name,
             Self::File => "FILE",
             Self::Dir => "DIR",
@@ -46,6 +48,20 @@ impl Value {
             Self::Conversation => "CONVERSATION",
             Self::Runtime => "RUNTIME",
             Self::OneOf(_) => "WORD",
+        }
+    }
+
+    /// Whether no value has to follow.
+    pub fn is_alone(self) -> bool {
+        matches!(self, Self::Flag | Self::Maybe(_))
+    }
+
+    /// What help texts show behind the option's name.
+    pub fn shown(self) -> String {
+        match self {
+            Self::Flag => String::new(),
+            Self::Maybe(word) => format!("[={word}]"),
+            value => format!(" {}", value.placeholder()),
         }
     }
 }
@@ -289,7 +305,11 @@ fn getopts_for(options: &[Opt]) -> getopts::Options {
     let mut set = getopts::Options::new();
     for o in options.iter().chain(GLOBAL) {
         let short = o.short.map(String::from).unwrap_or_default();
-        let has_arg = if o.value == Value::Flag { getopts::HasArg::No } else { getopts::HasArg::Yes };
+        let has_arg = match o.value {
+            Value::Flag => getopts::HasArg::No,
+            Value::Maybe(_) => getopts::HasArg::Maybe,
+            _ => getopts::HasArg::Yes,
+        };
         // A flag given twice means the same as once.
         let occur = if o.many || o.value == Value::Flag { getopts::Occur::Multi } else { getopts::Occur::Optional };
         set.opt(&short, o.long, o.help, o.value.placeholder(), has_arg, occur);
@@ -312,7 +332,7 @@ fn check_values(args: &[String], options: &[Opt], stop_at_operand: bool) -> Resu
             let short = o.short.is_some_and(|c| {
                 !arg.starts_with("--") && arg.strip_prefix('-').and_then(|s| s.strip_suffix(c)).is_some()
             });
-            o.value != Value::Flag && (short || arg.strip_prefix("--") == Some(o.long))
+            !o.value.is_alone() && (short || arg.strip_prefix("--") == Some(o.long))
         });
         let (true, Some(option)) = (is_option, wants) else { continue };
         if let Some(value) = args.next()
@@ -353,6 +373,7 @@ fn check_option(option: &Opt, matches: &getopts::Matches) -> Result<(), UsageErr
         let expected = match option.value {
             Value::Number(_) if given.parse::<u64>().is_err() => "a whole number".to_owned(),
             Value::OneOf(words) if !words.contains(&given.as_str()) => words.join(", "),
+            Value::Maybe(word) if word != given => format!("nothing or {word}"),
             Value::File | Value::Dir | Value::Agent | Value::Conversation | Value::Runtime if given.is_empty() => {
                 format!("{}, which is not empty", option.value.placeholder())
             }
@@ -418,6 +439,15 @@ mod tests {
         let p = run(&["memory", "set", "--goal="]);
         assert_eq!(p.text("goal").as_deref(), Some(""));
         assert_eq!(run(&["memory", "set", "--content", ""]).text("content").as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_value_that_may_be_left_out_needs_its_equals_sign() {
+        let p = run(&["doctor", "--auth-check", "--json"]);
+        assert!(p.flag("auth-check") && p.flag("json") && p.text("auth-check").is_none());
+        assert_eq!(run(&["doctor", "--auth-check=turn"]).text("auth-check").as_deref(), Some("turn"));
+        assert!(refused(&["doctor", "--auth-check=x"]).contains("expected nothing or turn, found \"x\""));
+        assert!(refused(&["doctor", "--auth-check", "turn"]).contains("unexpected argument"));
     }
 
     #[test]

@@ -16,14 +16,16 @@ use super::args::Parsed;
 use super::connect::{self, Connection};
 use super::exit::Exit;
 use super::failure::Failure;
-use super::message::{exit_of, from_options};
+use super::message::{attachment, exit_of, from_options, standing_answer};
 use super::output;
 use super::signals;
 use super::status;
 use super::terminal::{Abilities, Terminal};
-use crate::engine::ports::TurnStatus;
+use crate::engine::ports::{TurnReport, TurnStatus, Usage};
 use crate::serve::client::{Client, ClientError};
-use crate::serve::wire::{Accepted, Event, Submit};
+use crate::serve::wire::{
+    Accepted, AnswerApproval, Cancel, Decision, ErrorKind, Event, FILES_LIMIT, Question, ResetSessions, Submit,
+};
 
 /// A second interruption within this time leaves.
 const TWICE: Duration = Duration::from_secs(2);
@@ -38,10 +40,14 @@ const TEXT_LIMIT: usize = 1 << 20;
 const AHEAD: usize = 256;
 
 const HELP: &str = "\
-/new     begin afresh with the next message
-/status  show what the daemon does
-/help    show this
-/quit    leave (so does end of input)
+/cancel     cancel what runs and waits in this conversation
+/file PATH  send this file with the next message
+/new        begin afresh with the next message
+/reset      forget the session now
+/usage      show tokens and cost of this chat so far
+/status     show what the daemon does
+/help       show this
+/quit       leave (so does end of input)
 A line that ends with \\ goes on in the next one. Control-C cancels the running turn.";
 
 type Progress = (String, Result<Event, ClientError>);
@@ -64,6 +70,9 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         shown: VecDeque::new(),
         sender,
         interrupted: None,
+        standing: standing_answer(args),
+        questions: VecDeque::new(),
+        spent: Spent::default(),
         failed: false,
         echo_noted: false,
     };
@@ -86,6 +95,11 @@ struct Chat {
     shown: VecDeque<(String, String)>,
     sender: Sender<Progress>,
     interrupted: Option<Instant>,
+    /// How every tool call that waits for permission is answered.
+    standing: Option<AnswerApproval>,
+    /// Questions that the next lines answer, with their messages.
+    questions: VecDeque<(String, Question)>,
+    spent: Spent,
     failed: bool,
     echo_noted: bool,
 }
@@ -96,10 +110,42 @@ struct Open {
     silent: bool,
 }
 
+/// What the turns of this chat have cost so far.
+#[derive(Debug, Default)]
+struct Spent {
+    turns: u64,
+    tokens: Usage,
+    cost_usd: f64,
+}
+
+impl Spent {
+    fn add(&mut self, report: &TurnReport) {
+        self.turns += 1;
+        if let Some(usage) = report.usage {
+            self.tokens.hit = self.tokens.hit.saturating_add(usage.hit);
+            self.tokens.miss = self.tokens.miss.saturating_add(usage.miss);
+            self.tokens.output = self.tokens.output.saturating_add(usage.output);
+        }
+        self.cost_usd += report.cost_usd.unwrap_or(0.0);
+    }
+
+    fn text(&self) -> String {
+        let Usage { hit, miss, output } = self.tokens;
+        let turns = if self.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", self.turns) };
+        let input = hit.saturating_add(miss);
+        format!("{turns}, {input} tokens in ({hit} from the cache), {output} out, ${:.4}", self.cost_usd)
+    }
+}
+
 /// What a typed line asks for.
+#[derive(Debug, PartialEq, Eq)]
 enum Typed {
     Message(String),
+    Cancel,
+    File(String),
     New,
+    Reset,
+    Usage,
     Status,
     Help,
     Quit,
@@ -111,22 +157,28 @@ impl Typed {
     fn of(text: String) -> Self {
         match text.trim() {
             "" => Self::Nothing,
+            "/cancel" => Self::Cancel,
             "/new" => Self::New,
+            "/reset" => Self::Reset,
+            "/usage" => Self::Usage,
             "/status" => Self::Status,
             "/help" => Self::Help,
             "/quit" | "/exit" => Self::Quit,
-            _ => Self::Message(text),
+            "/file" => Self::File(String::new()),
+            line => match line.strip_prefix("/file ").filter(|path| !path.contains('\n')) {
+                Some(path) => Self::File(path.trim().to_owned()),
+                None => Self::Message(text),
+            },
         }
     }
 }
 
 impl Chat {
     fn greet(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let agent = self.template.agent.as_deref().unwrap_or("the agent");
-        let place = if connection.is_in_process() { "engine inside this process" } else { "through the daemon" };
-        let conversation = self.template.conversation.as_deref().unwrap_or("");
-        self.screen
-            .remark(&output::neutral(&format!("{agent}, conversation {conversation}, {place}. /help for help.")))?;
+        let agent = self.template.agent.as_deref().unwrap_or("The agent");
+        let place = self.template.cwd.as_deref().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let end = if connection.is_in_process() { " No daemon runs, so it ends with this chat." } else { "" };
+        self.screen.remark(&output::neutral(&format!("{agent} works in {place}.{end} /help for help.")))?;
         Ok(())
     }
 
@@ -169,7 +221,8 @@ impl Chat {
                     Ok(Line::Text(text)) => {
                         prompted = false;
                         let text = if self.interactive { pasted(text, lines) } else { text };
-                        if !self.typed(Typed::of(text))? {
+                        self.screen.typed(&text)?;
+                        if !self.line(text)? {
                             return Ok(Exit::Ok);
                         }
                     }
@@ -189,12 +242,112 @@ impl Chat {
         }
     }
 
+    /// A line answers the oldest question, if there is one; commands stay commands. Whether the conversation goes on.
+    fn line(&mut self, text: String) -> Result<bool, Failure> {
+        let now = crate::engine::now_ms();
+        self.questions.retain(|(_, question)| question.expires_at > now);
+        let typed = Typed::of(text.clone());
+        if !matches!(typed, Typed::Message(_) | Typed::Nothing) {
+            return self.typed(typed);
+        }
+        let Some((_, question)) = self.questions.pop_front() else { return self.typed(typed) };
+        let allow = allows(&text);
+        let decision = if allow { Decision::Allow } else { Decision::Deny };
+        match self.client.answer_approval(&question.id, &AnswerApproval { decision, reason: None }) {
+            Ok(_) => self.screen.remark(if allow { "(allowed)" } else { "(denied)" })?,
+            Err(error) if error.kind() == Some(ErrorKind::NotFound) => {
+                self.screen.remark("(that question does not wait any more)")?;
+            }
+            Err(error) => self.screen.alarm(&error.to_string())?,
+        }
+        self.ask_next()?;
+        Ok(true)
+    }
+
+    /// Shows that the next line answers a question.
+    fn ask_next(&mut self) -> Result<(), Failure> {
+        if let Some((_, question)) = self.questions.front() {
+            let tool = output::one_line(&question.tool, 80);
+            self.screen.ask(&format!("{tool}: allow? [y/N] "))?;
+        }
+        Ok(())
+    }
+
+    /// A tool call waits for permission.
+    fn question(&mut self, id: &str, question: &Question) -> Result<(), Failure> {
+        if let Some(answer) = &self.standing {
+            // One that somebody else was faster with needs none.
+            let _ = self.client.answer_approval(&question.id, answer);
+        } else if self.interactive {
+            self.questions.push_back((id.to_owned(), question.clone()));
+            if self.questions.len() == 1 {
+                self.ask_next()?;
+            }
+        } else {
+            output::complain(&format!("nobody can be asked here; to answer: bellhop approve {}", question.id));
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), Failure> {
+        let which = ResetSessions {
+            conversation: self.template.conversation.clone(),
+            agent: self.template.agent.clone(),
+            ..ResetSessions::default()
+        };
+        if which.conversation.is_none() {
+            // An agent's conversation with another one is named by the daemon.
+            self.template.new = true;
+            return Ok(self.screen.remark("(the next message begins afresh)")?);
+        }
+        match self.client.reset_sessions(&which) {
+            Ok(done) if done.reset == 0 => self.screen.remark("(there is no session to forget)")?,
+            Ok(_) => self.screen.remark("(the session is forgotten)")?,
+            Err(error) => self.screen.alarm(&error.to_string())?,
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self) -> Result<(), Failure> {
+        let which = Cancel { agent: self.template.agent.clone(), conversation: self.template.conversation.clone() };
+        match self.client.cancel_conversation(&which) {
+            Ok(done) if done.cancelled == 0 => self.screen.remark("(nothing to cancel)")?,
+            Ok(_) => {}
+            Err(error) => self.screen.alarm(&error.to_string())?,
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &str) -> Result<(), Failure> {
+        if path.is_empty() {
+            self.screen.alarm("/file needs a path")?;
+        } else if self.template.files.len() >= FILES_LIMIT {
+            self.screen.alarm(&format!("a message takes at most {FILES_LIMIT} files"))?;
+        } else {
+            match attachment(path) {
+                Ok(file) => {
+                    self.screen.remark(&format!("(with the next message: {})", output::neutral(path)))?;
+                    self.template.files.push(file);
+                }
+                Err(error) => {
+                    self.failed = true;
+                    self.screen.alarm(&error.message)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the conversation goes on.
     fn typed(&mut self, typed: Typed) -> Result<bool, Failure> {
         match typed {
             Typed::Nothing => {}
             Typed::Quit => return Ok(false),
             Typed::Help => self.screen.plain(HELP)?,
+            Typed::Cancel => self.cancel()?,
+            Typed::File(path) => self.file(&path)?,
+            Typed::Reset => self.reset()?,
+            Typed::Usage => self.screen.plain(&self.spent.text())?,
             Typed::New => {
                 self.template.new = true;
                 self.screen.remark("(the next message begins afresh)")?;
@@ -208,6 +361,7 @@ impl Chat {
                 match self.client.submit(&message) {
                     Ok(accepted) => {
                         self.template.new = false;
+                        self.template.files.clear();
                         self.template.agent = Some(accepted.agent.clone());
                         self.follow(&accepted)?;
                     }
@@ -268,9 +422,16 @@ impl Chat {
         let Event::Finished(report) = &event else {
             if !silent {
                 self.screen.event(&event)?;
+                if let Event::Approval(question) = &event {
+                    self.question(id, question)?;
+                }
             }
             return Ok(());
         };
+        self.questions.retain(|(message, _)| message != id);
+        if !silent {
+            self.spent.add(report);
+        }
         self.open.remove(at);
         self.failed |= exit_of(report) != Exit::Ok;
         if report.status == TurnStatus::Cancelled && !alone {
@@ -299,9 +460,11 @@ impl Chat {
             return Ok(false);
         }
         if self.open.is_empty() {
-            self.screen.remark("\n(Control-C again leaves)")?;
+            self.screen.interrupted()?;
+            self.screen.remark("(Control-C again leaves)")?;
             return Ok(true);
         }
+        self.screen.interrupted()?;
         self.screen.remark("(cancelling; Control-C again leaves)")?;
         // Not on this thread: its answer must not keep a second interruption waiting.
         let (client, ids) = (self.client.clone(), self.open.iter().map(|o| o.id.clone()).collect::<Vec<_>>());
@@ -331,6 +494,11 @@ impl Chat {
         }
         Ok(())
     }
+}
+
+/// Whether a line says yes.
+fn allows(line: &str) -> bool {
+    ["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str())
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -431,7 +599,10 @@ mod tests {
     #[test]
     fn only_known_commands_are_taken() {
         assert!(matches!(Typed::of(" /quit ".into()), Typed::Quit));
-        assert!(matches!(Typed::of("/reset".into()), Typed::Message(t) if t == "/reset"));
+        assert_eq!(Typed::of("/rest".into()), Typed::Message("/rest".into()));
+        assert_eq!(Typed::of("/file  a b ".into()), Typed::File("a b".into()));
+        assert_eq!(Typed::of("/filet".into()), Typed::Message("/filet".into()));
+        assert!(allows(" Y ") && allows("yes") && !allows("") && !allows("yesterday"));
         assert!(matches!(Typed::of("  ".into()), Typed::Nothing));
     }
 

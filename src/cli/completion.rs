@@ -56,7 +56,7 @@ fn bash() -> String {
     );
     let mut takers: Vec<&str> = Vec::new();
     for (c, v) in targets() {
-        takers.extend(options_of(c, v).iter().filter(|o| o.value != Value::Flag).map(|o| o.long));
+        takers.extend(options_of(c, v).iter().filter(|o| !o.value.is_alone()).map(|o| o.long));
     }
     takers.sort_unstable();
     takers.dedup();
@@ -181,7 +181,7 @@ fn zsh_quoted(text: &str) -> String {
 
 fn zsh_option(o: &Opt) -> Vec<String> {
     let action = match o.value {
-        Value::Flag => String::new(),
+        Value::Flag | Value::Maybe(_) => String::new(),
         Value::File => ":file:_files".into(),
         Value::Dir => ":directory:_files -/".into(),
         value => {
@@ -189,7 +189,7 @@ fn zsh_option(o: &Opt) -> Vec<String> {
             format!(":{}:{list}", value.placeholder().to_lowercase())
         }
     };
-    let equals = if o.value == Value::Flag { "" } else { "=" };
+    let equals = if o.value.is_alone() { "" } else { "=" };
     let many = if o.many { "*" } else { "" };
     let mut specs = vec![format!("'{many}--{}{equals}[{}]{action}'", o.long, zsh_quoted(o.help))];
     if let Some(c) = o.short {
@@ -244,7 +244,7 @@ fn fish_option(condition: &str, o: &Opt) -> String {
         line.push_str(&format!(" -s {c}"));
     }
     match o.value {
-        Value::Flag => {}
+        Value::Flag | Value::Maybe(_) => {}
         Value::File => line.push_str(" -r -F"),
         Value::Dir => line.push_str(" -x -a '(__fish_complete_directories)'"),
         value => match fixed(value) {

@@ -7,7 +7,8 @@ use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{complain, say, say_json};
-use crate::config::{Config, LocalAgent, Permission, PromptVia, load};
+use crate::config::{Config, LocalAgent, Permission, PromptVia, Who, load};
+use crate::engine::approvals::Decide;
 use crate::message::TrustLevel;
 
 /// What stands in the place of a secret.
@@ -49,20 +50,39 @@ fn effective(config: &Config) -> Value {
         "promptVia": if config.prompt_via == PromptVia::Stdin { "stdin" } else { "argv" },
         "rotation": {"maxTurns": config.rotation.max_turns, "maxInputTokens": config.rotation.max_input_tokens},
         "claudeWarmSeconds": config.claude_warm.as_secs(),
+        "claudeWarmMax": config.claude_warm_max,
         "runtimePermissions": {
             "trusted": permission(config.runtime_permissions.trusted),
             "public": permission(config.runtime_permissions.public),
+        },
+        "approvals": {
+            "owner": decide(config.approvals.owner),
+            "trusted": decide(config.approvals.trusted),
+            "public": decide(config.approvals.public),
+            "timeoutSeconds": config.approvals.limit.as_secs(),
         },
         "sandboxed": config.sandboxed,
         "keepAnthropicEnv": config.keep_anthropic_env,
         "killLeftovers": config.kill_leftovers,
         "memoryReserveMb": config.memory_reserve_mb,
+        "memoryPerTurnMb": config.memory_per_turn_mb,
+        "parkOnUsageLimit": who(config.parking.usage_limit),
+        "parkOnFailure": who(config.parking.broken),
+        "silentTurnSeconds": config.silent_turn.as_secs(),
         "acpRuntimes": [],
     });
     let mut all = Value::Object(config.document.clone());
     fill(&mut all, defaults);
     hide(&mut all);
     all
+}
+
+fn decide(who: Decide) -> &'static str {
+    match who {
+        Decide::Allow => "allow",
+        Decide::Deny => "deny",
+        Decide::Ask => "ask",
+    }
 }
 
 fn agent(agent: &LocalAgent) -> Value {
@@ -83,6 +103,14 @@ fn agent(agent: &LocalAgent) -> Value {
     };
     map.insert("trust".into(), trust.into());
     Value::Object(map)
+}
+
+fn who(who: Who) -> &'static str {
+    match who {
+        Who::Nobody => "never",
+        Who::Rooms => "rooms",
+        Who::Everybody => "always",
+    }
 }
 
 /// Puts in what is missing or null. Lists are taken whole.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::host::RuntimeRow;
+use super::host::{LoginCheck, RuntimeRow, Wanted};
 use super::output::{one_line, say, say_json, table};
 use super::{Context, stop};
 use crate::config::{Config, load};
@@ -58,7 +58,12 @@ struct Report {
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let loaded = load::load(&context.home.config());
     let config = loaded.as_ref().cloned().unwrap_or_default();
-    let runtimes = context.host.runtimes(&context.home, &config);
+    let login = match (args.flag("auth-check"), args.text("auth-check")) {
+        (false, _) => LoginCheck::None,
+        (true, None) => LoginCheck::Ask,
+        (true, Some(_)) => LoginCheck::Turn,
+    };
+    let runtimes = context.host.runtimes(&context.home, &config, Wanted { models: false, login });
     let mut checks = vec![home(context)];
     checks.extend(permissions(context));
     checks.push(disk(context.home.root()));
@@ -264,7 +269,7 @@ fn runtimes_text(rows: &[RuntimeRow]) -> String {
         if let Some(hint) = row.hint.as_ref().filter(|_| !row.ok) {
             out.push_str(&format!("    → Install: {}\n", one_line(hint, 200)));
         }
-        for note in &row.notes {
+        for note in row.problem.iter().chain(&row.notes) {
             out.push_str(&format!("    {}\n", one_line(note, 200)));
         }
     }

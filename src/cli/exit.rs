@@ -13,6 +13,8 @@ pub enum Exit {
     Usage,
     /// No daemon answers, or it went away.
     Unreachable,
+    /// The daemon is there and takes no messages; `status` alone ends so.
+    Down,
     /// The time limit ran out. The number is that of timeout(1).
     Timeout,
 }
@@ -32,7 +34,7 @@ impl Exit {
         match self {
             Self::Ok => 0,
             Self::Failed => 1,
-            Self::Usage => 2,
+            Self::Usage | Self::Down => 2,
             Self::Unreachable => 3,
             Self::Timeout => 124,
         }

@@ -88,18 +88,14 @@ fn spelled(o: &Opt) -> String {
     match (o.short, o.value) {
         (Some(c), Value::Flag) => format!("-{c}"),
         (Some(c), value) => format!("-{c} {}", value.placeholder()),
-        (None, Value::Flag) => format!("--{}", o.long),
-        (None, value) => format!("--{} {}", o.long, value.placeholder()),
+        (None, value) => format!("--{}{}", o.long, value.shown()),
     }
 }
 
 fn options(out: &mut String, list: &[Opt]) {
     for o in list {
         let short = o.short.map_or("    ".to_owned(), |c| format!("-{c}, "));
-        let value = match o.value {
-            Value::Flag => String::new(),
-            value => format!(" {}", value.placeholder()),
-        };
+        let value = o.value.shown();
         let default = o.default.map_or(String::new(), |d| format!(" [default: {d}]"));
         item(out, &format!("  {short}--{}{value}", o.long), 30, &format!("{}{default}", o.help));
     }

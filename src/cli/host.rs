@@ -3,11 +3,14 @@
 //! The commands know the control API and the configuration; running the engine, the runtimes and the
 //! agents' memory is behind this door.
 
+use std::io;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use crate::config::{Config, Home};
+use crate::runtime::catalogue::Catalogue;
+use crate::serve::wire::{Queue, QueueItem};
 
 /// The rest of the program.
 pub trait Host: Sync {
@@ -19,15 +22,63 @@ pub trait Host: Sync {
     /// socket answers. Installs no signal handlers.
     fn start_in_process(&self, home: &Home, config: Config) -> Result<Box<dyn Running>, StartError>;
 
+    /// The queue that the journal of a home tells of. Only reads; an empty one where there is no journal.
+    fn stored_queue(&self, home: &Home) -> io::Result<StoredQueue>;
+
+    /// Hands out the journal line by line, until `each` answers false. `raw`: as it is; else readable. Only
+    /// reads, beside a running daemon too.
+    fn dump_journal(&self, home: &Home, raw: bool, each: &mut dyn FnMut(Dumped) -> bool) -> io::Result<()>;
+
     /// The runtimes that there are, in the order of every listing. May take seconds: it asks the programs
-    /// for their versions.
-    fn runtimes(&self, home: &Home, config: &Config) -> Vec<RuntimeRow>;
+    /// for their versions and whatever else is wanted.
+    fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow>;
+}
+
+/// What is to be found out about runtimes besides their versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Models and parameters.
+    pub models: bool,
+    /// Whether they can work here.
+    pub login: LoginCheck,
+}
+
+/// How it is found out whether a runtime is logged in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoginCheck {
+    /// Not at all.
+    #[default]
+    None,
+    /// The program is asked; no model is.
+    Ask,
+    /// It runs a turn.
+    Turn,
 }
 
 /// An engine that runs in this process.
 pub trait Running: Send {
     /// Ends it: running turns are interrupted (they go on at the next start), the lock is released.
     fn stop(self: Box<Self>);
+}
+
+/// A queue without a daemon.
+#[derive(Debug, Default)]
+pub struct StoredQueue {
+    /// What is not finished.
+    pub queue: Queue,
+    /// What was given up.
+    pub dead: Queue,
+    /// All of both with their whole texts.
+    pub messages: Vec<QueueItem>,
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dumped {
+    /// As it is, or readable.
+    Line(String),
+    /// It cannot be read: where it is, and what is wrong with it.
+    Bad(String),
 }
 
 /// Why the engine did not start.
@@ -57,6 +108,12 @@ pub struct RuntimeRow {
     /// Lines to show below it: login, gateways, warnings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Why the program was not found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Models and parameters, where they were wanted.
+    #[serde(skip)]
+    pub catalogue: Catalogue,
 }
 
 /// A program without an engine: everything that needs one says so. For tests of the command line, and for
@@ -73,7 +130,15 @@ impl Host for NoEngine {
         Err(StartError::Failed("this build of bellhop has no engine".into()))
     }
 
-    fn runtimes(&self, _home: &Home, _config: &Config) -> Vec<RuntimeRow> {
+    fn stored_queue(&self, _home: &Home) -> io::Result<StoredQueue> {
+        Ok(StoredQueue::default())
+    }
+
+    fn dump_journal(&self, _home: &Home, _raw: bool, _each: &mut dyn FnMut(Dumped) -> bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn runtimes(&self, _home: &Home, _config: &Config, _wanted: Wanted) -> Vec<RuntimeRow> {
         Vec::new()
     }
 }

@@ -46,8 +46,8 @@ fn show(text: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// Reads a growing file from its last lines on. Also used for transcripts.
-pub struct Tail {
+/// Reads a growing file from its last lines on.
+struct Tail {
     file: File,
     /// The beginning of a line whose end is not written yet.
     partial: Vec<u8>,
@@ -55,7 +55,7 @@ pub struct Tail {
 
 impl Tail {
     /// Begins at the last `lines` lines.
-    pub fn new(mut file: File, lines: usize) -> io::Result<Self> {
+    fn new(mut file: File, lines: usize) -> io::Result<Self> {
         let size = file.seek(SeekFrom::End(0))?;
         let start = size.saturating_sub(LOOK_BACK);
         file.seek(SeekFrom::Start(start))?;
@@ -67,7 +67,7 @@ impl Tail {
     }
 
     /// The whole lines that were added, at most a few megabytes at once.
-    pub fn more(&mut self) -> io::Result<Vec<u8>> {
+    fn more(&mut self) -> io::Result<Vec<u8>> {
         (&self.file).take(LOOK_BACK).read_to_end(&mut self.partial)?;
         let whole = self.partial.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         let rest = self.partial.split_off(whole);
@@ -80,7 +80,7 @@ impl Tail {
     }
 
     /// What stands behind the last newline.
-    pub fn rest(&mut self) -> Vec<u8> {
+    fn rest(&mut self) -> Vec<u8> {
         let mut rest = std::mem::take(&mut self.partial);
         if !rest.is_empty() {
             rest.push(b'\n');
@@ -89,7 +89,7 @@ impl Tail {
     }
 
     /// Goes over to the file that has taken the place of this one, or back to the start of one that was cut.
-    pub fn follow_rotation(&mut self, path: &Path) -> io::Result<()> {
+    fn follow_rotation(&mut self, path: &Path) -> io::Result<()> {
         let mine = self.file.metadata()?;
         let Ok(now) = std::fs::metadata(path) else { return Ok(()) };
         if (now.dev(), now.ino()) != (mine.dev(), mine.ino()) {

@@ -164,7 +164,9 @@ const CONFIGURATION: &[&str] = &[
      kept and named in a warning.",
     "The format is that of the BotCord daemon, so that its file can be used as it is; keys that it does not know are \
      marked as bellhop's own. The BotCord daemon drops those when it writes the file.",
-    "Changes take effect at the next start, or when the daemon receives SIGHUP.",
+    "Changes take effect at the next start. When the daemon receives SIGHUP, agents and routes (local, defaultRoute, \
+     routes, openclawGateways) and approvals change for the next message; the log names other keys that have changed and wait for a \
+     restart. A file with a mistake changes nothing; the log says where it is.",
 ];
 
 const CONFIGURATION_EXAMPLE: &str = r#"{
@@ -246,7 +248,9 @@ fn options(out: &mut String, list: &[Opt]) {
             tag.push_str(&format!("\\fB\\-{c}\\fR, "));
         }
         tag.push_str(&format!("\\fB\\-\\-{}\\fR", escape(o.long)));
-        if o.value != Value::Flag {
+        if let Value::Maybe(word) = o.value {
+            tag.push_str(&format!("[=\\fI{}\\fR]", escape(word)));
+        } else if o.value != Value::Flag {
             tag.push_str(&format!(" \\fI{}\\fR", escape(o.value.placeholder())));
         }
         let default = o.default.map_or(String::new(), |d| format!(" Default: {d}."));

@@ -8,12 +8,14 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{neutral, say, say_json};
 use super::transcript::agent;
-use crate::prompt::memory::{MemoryStore, Update};
+use crate::config::Config;
+use crate::prompt::memory::{Memory, MemoryStore, Update};
 
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let config = context.config()?;
     let agent = agent(args, &config)?;
+    known(&agent, &config, context)?;
     let store = MemoryStore::new(context.home.root(), context.home.daemon_dir());
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
     let failed = |e: &dyn std::fmt::Display| Failure::new(e.to_string());
@@ -55,7 +57,8 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
                 say_json(&json!({"agentId": agent, "memory": memory, "dir": dir}))?;
                 return Ok(Exit::Ok);
             }
-            let Some(memory) = memory else {
+            let something = |m: &Memory| m.goal.is_some() || !m.sections.is_empty();
+            let Some(memory) = memory.filter(something) else {
                 say(&neutral(&format!("the memory of {agent} is empty")))?;
                 return Ok(Exit::Ok);
             };
@@ -68,4 +71,18 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// A memory that no agent reads is a mistake in the name. Agents of the hub may be found rather than configured.
+fn known(agent: &str, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
+    let names = config.agent_ids();
+    let found = || {
+        let credentials = config.credentials_dir.clone().unwrap_or_else(|| context.home.credentials_dir());
+        let plain = !agent.contains(['/', '\0']);
+        context.home.agent_dir(agent).is_dir() || (plain && credentials.join(format!("{agent}.json")).is_file())
+    };
+    if names.contains(&agent) || found() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("there is no agent {agent:?}; there are: {}", names.join(", "))))
 }

@@ -7,22 +7,34 @@ use super::exit::Exit;
 use super::failure::Failure;
 use crate::config::paths::{directory_conversation, expand_tilde, plain};
 use crate::engine::ports::{TurnReport, TurnStatus};
-use crate::serve::wire::Submit;
+use crate::serve::wire::{AnswerApproval, Decision, FromTurn, Submit};
 
 /// The message that the options describe, without its text.
 pub fn from_options(args: &Parsed) -> Result<Submit, Failure> {
-    let cwd = working_directory(args.text("cwd").as_deref())?;
-    let conversation = args.text("conversation").unwrap_or_else(|| directory_conversation(&cwd));
+    let from = enclosing_turn();
+    let chosen = args.text("cwd");
+    let cwd = working_directory(chosen.as_deref())?;
+    // An agent's conversation with another one is the same wherever it happens to work.
+    let own = || from.is_none().then(|| directory_conversation(&cwd));
+    let conversation = args.text("conversation").or_else(own);
     let files = args.all("file").iter().map(|f| attachment(f)).collect::<Result<_, _>>()?;
     Ok(Submit {
         agent: args.text("agent"),
-        conversation: Some(conversation),
+        conversation,
         runtime: args.text("runtime"),
-        cwd: Some(cwd),
+        cwd: chosen.is_some().then(|| cwd.clone()),
+        typed_in: (chosen.is_none() && from.is_none()).then_some(cwd),
+        from,
         new: args.flag("new"),
         files,
         ..Submit::default()
     })
+}
+
+/// The turn in which this command was started, if an agent has started it.
+fn enclosing_turn() -> Option<FromTurn> {
+    let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+    Some(FromTurn { agent: variable("BELLHOP_AGENT")?, turn: variable("BELLHOP_TURN")? })
 }
 
 /// An existing directory, absolute.
@@ -39,7 +51,8 @@ pub fn working_directory(option: Option<&str>) -> Result<PathBuf, Failure> {
     }
 }
 
-fn attachment(file: &str) -> Result<PathBuf, Failure> {
+/// An existing file, absolute; a relative path begins in the current directory.
+pub fn attachment(file: &str) -> Result<PathBuf, Failure> {
     let path = absolute(&expand_tilde(file))?;
     let meta =
         std::fs::metadata(&path).map_err(|e| Failure::usage(format!("--file: {}: {}", path.display(), plain(&e))))?;
@@ -51,6 +64,15 @@ fn attachment(file: &str) -> Result<PathBuf, Failure> {
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|e| Failure::usage(format!("{}: {}", path.display(), plain(&e))))
+}
+
+/// What `--approve` says: how tool calls that wait for permission are answered.
+pub fn standing_answer(args: &Parsed) -> Option<AnswerApproval> {
+    let decision = match args.text("approve")?.as_str() {
+        "allow" => Decision::Allow,
+        _ => Decision::Deny,
+    };
+    Some(AnswerApproval { decision, reason: None })
 }
 
 /// The status with which a turn lets a command end.

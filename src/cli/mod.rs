@@ -12,6 +12,7 @@ pub mod log;
 pub mod man;
 pub mod table;
 
+mod approve;
 mod cancel;
 mod chat;
 mod completion;
@@ -19,11 +20,14 @@ mod config;
 mod connect;
 mod doctor;
 mod failure;
+mod journal;
 mod logs;
 mod memory;
 mod message;
 mod nearest;
 mod output;
+mod queue;
+mod runtimes;
 mod send;
 mod sessions;
 mod signals;
@@ -106,14 +110,19 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<Exit, Failure> {
     match args.command.name {
         "chat" => chat::run(args, &context),
         "send" => send::run(args, &context),
+        "approve" => approve::run(args, &context),
         "cancel" => cancel::run(args, &context),
         "status" => status::run(args, &context),
+        "queue" => queue::run(args, &context),
+        "journal" => journal::run(args, &context),
         "stop" => stop::run(args, &context),
         "logs" => logs::run(args, &context),
         "doctor" => doctor::run(args, &context),
+        "runtimes" => runtimes::run(args, &context),
         "config" => config::run(args, &context),
         "sessions" => sessions::run(args, &context),
         "transcript" => transcript::run(args, &context),
+        "debug" => transcript::runtime_error(args, &context),
         "memory" => memory::run(args, &context),
         name => Err(Failure::new(format!("{name} is in the table of commands, but nothing runs it"))),
     }

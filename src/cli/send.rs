@@ -11,12 +11,12 @@ use super::args::Parsed;
 use super::connect;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::message::{exit_of, from_options, trouble};
+use super::message::{exit_of, from_options, standing_answer, trouble};
 use super::output::{complain, neutral, one_line, say, say_json};
 use super::signals;
 use crate::engine::ports::{TurnFailure, TurnReport, TurnStatus, Usage};
 use crate::serve::client::{Client, ClientError};
-use crate::serve::wire::{Accepted, Event, Submit};
+use crate::serve::wire::{Accepted, AnswerApproval, Event, Submit};
 
 /// The longest message from standard input, in bytes.
 const TEXT_LIMIT: u64 = 4 << 20;
@@ -68,7 +68,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     let signals = signals::channel()?;
     let connection = connect::daemon_or_engine(&context.home, context.host, || context.config())?;
-    let (accepted, outcome) = converse(&connection.client, &message, timeout, &signals)?;
+    let (accepted, outcome) = converse(&connection.client, &message, timeout, standing_answer(args), &signals)?;
     drop(connection);
     finish(&accepted, outcome, args.flag("json"))
 }
@@ -105,13 +105,14 @@ fn converse(
     client: &Client,
     message: &Submit,
     timeout: Option<Duration>,
+    answer: Option<AnswerApproval>,
     signals: &Receiver<i32>,
 ) -> Result<(Accepted, Outcome), Failure> {
     let accepted = client.submit(message)?;
     let (sender, reports) = bounded(1);
     let (watcher, id) = (client.clone(), accepted.id.clone());
     // The thread ends with the stream; the process does not wait for it.
-    std::thread::Builder::new().name("watch".into()).spawn(move || watch(&watcher, &id, &sender))?;
+    std::thread::Builder::new().name("watch".into()).spawn(move || watch(&watcher, &id, answer.as_ref(), &sender))?;
     let mut deadline = timeout.map(|t| Instant::now() + t + HEAD_START);
     let mut gone = None;
     loop {
@@ -143,8 +144,13 @@ fn converse(
     }
 }
 
-/// Sends the report, or why there is none.
-fn watch(client: &Client, id: &str, to: &Sender<Result<Box<TurnReport>, ClientError>>) {
+/// Sends the report, or why there is none. Questions about tool calls get the standing answer, if there is one.
+fn watch(
+    client: &Client,
+    id: &str,
+    answer: Option<&AnswerApproval>,
+    to: &Sender<Result<Box<TurnReport>, ClientError>>,
+) {
     let events = match client.events(id) {
         Ok(events) => events,
         Err(error) => return drop(to.send(Err(error))),
@@ -152,6 +158,16 @@ fn watch(client: &Client, id: &str, to: &Sender<Result<Box<TurnReport>, ClientEr
     for event in events {
         match event {
             Ok(Event::Finished(report)) => return drop(to.send(Ok(report))),
+            Ok(Event::Approval(question)) => match answer {
+                Some(answer) => drop(client.answer_approval(&question.id, answer)),
+                None => complain(&one_line(
+                    &format!(
+                        "waits for permission: {}: {}; bellhop approve {}",
+                        question.tool, question.summary, question.id
+                    ),
+                    500,
+                )),
+            },
             Ok(_) => {}
             Err(error) => return drop(to.send(Err(error))),
         }

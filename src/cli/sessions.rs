@@ -1,6 +1,7 @@
 //! `bellhop sessions`: which conversations a runtime would remember, and making it forget.
 //!
-//! A running daemon is asked; without one the store is read, or changed under the home's lock.
+//! A running daemon is asked. Without one the store is read, or changed under the home's lock, together with what
+//! the journal says about sessions: a daemon that was killed may have left news there that the store does not have.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,8 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{ago, one_line, say, say_json, table};
 use super::{Context, connect};
+use crate::config::paths::plain;
+use crate::engine::{forget_noted_sessions, noted_sessions};
 use crate::serve::wire::{ResetSessions, SessionInfo, Sessions};
 use crate::store::{self, HomeLock, Loaded, RealDisk};
 
@@ -87,6 +90,7 @@ fn reset(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let which = ResetSessions {
         key: args.operands.first().cloned(),
         conversation: args.text("conversation"),
+        agent: None,
         all: args.flag("all"),
     };
     let given = usize::from(which.key.is_some()) + usize::from(which.conversation.is_some()) + usize::from(which.all);
@@ -118,9 +122,24 @@ fn read(context: &Context<'_>) -> Result<Option<Store>, Failure> {
     }
 }
 
+/// Entries by key: those of the store, as the journal has changed them.
+fn entries(context: &Context<'_>, stored: BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, Failure> {
+    let journal = context.home.journal();
+    let noted = noted_sessions(&journal)
+        .map_err(|e| Failure::new(format!("{} cannot be read: {}", journal.display(), plain(&e))))?;
+    let mut entries = stored;
+    for change in noted {
+        match change.entry.and_then(|e| serde_json::to_value(e).ok()) {
+            Some(entry) => drop(entries.insert(change.key, entry)),
+            None => drop(entries.remove(&change.key)),
+        }
+    }
+    Ok(entries)
+}
+
 fn stored(context: &Context<'_>) -> Result<Sessions, Failure> {
-    let entries = read(context)?.map(|s| s.entries).unwrap_or_default();
-    let mut sessions: Vec<SessionInfo> = entries
+    let stored = read(context)?.map(|s| s.entries).unwrap_or_default();
+    let mut sessions: Vec<SessionInfo> = entries(context, stored)?
         .into_iter()
         .filter_map(|(key, value)| {
             let e: Entry = serde_json::from_value(value).ok()?;
@@ -143,28 +162,35 @@ fn stored(context: &Context<'_>) -> Result<Sessions, Failure> {
 
 fn forget(context: &Context<'_>, which: &ResetSessions) -> Result<u64, Failure> {
     let path = context.home.sessions();
-    if !path.exists() {
+    if !path.exists() && !context.home.journal().exists() {
         return Ok(0);
     }
     let _lock = HomeLock::acquire(&context.home.daemon_dir(), "bellhop sessions reset")
         .map_err(|e| Failure { exit: Exit::Unreachable, message: format!("{e}; it does not answer") })?;
     let mut store: Store = match store::load_json(&RealDisk, &path).map_err(|e| Failure::new(e.to_string()))? {
-        Loaded::Missing => return Ok(0),
+        Loaded::Missing => Store { version: 1, entries: BTreeMap::new(), more: Map::new() },
         Loaded::Ok(store) => store,
         Loaded::Corrupt { moved_to, why } => {
             let moved = moved_to.display();
             return Err(Failure::new(format!("{} {why}; it is now {moved}", path.display())));
         }
     };
-    let before = store.entries.len();
     let conversation = |e: &Value| e.get("conversationId").and_then(Value::as_str).map(ToOwned::to_owned);
-    store.entries.retain(|key, entry| {
+    let wanted = |key: &String, entry: &Value| {
         let by_conversation = which.conversation.is_some() && conversation(entry) == which.conversation;
-        !(which.all || which.key.as_ref() == Some(key) || by_conversation)
-    });
-    let count = before - store.entries.len();
-    if count > 0 {
-        store::write_json(&RealDisk, &path, &store).map_err(|e| Failure::new(e.to_string()))?;
+        which.all || which.key.as_ref() == Some(key) || by_conversation
+    };
+    let keys: Vec<String> = entries(context, store.entries.clone())?
+        .into_iter()
+        .filter(|(key, entry)| wanted(key, entry))
+        .map(|(key, _)| key)
+        .collect();
+    if keys.is_empty() {
+        return Ok(0);
     }
-    Ok(count as u64)
+    // First the journal, whose word counts: a crash between the two leaves the sessions forgotten.
+    forget_noted_sessions(&context.home.journal(), &keys).map_err(|e| Failure::new(e.to_string()))?;
+    store.entries.retain(|key, _| !keys.contains(key));
+    store::write_json(&RealDisk, &path, &store).map_err(|e| Failure::new(e.to_string()))?;
+    Ok(keys.len() as u64)
 }

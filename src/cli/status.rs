@@ -22,7 +22,11 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         } else {
             say(&text(&status))?;
         }
-        Ok(if status.health.status == Wellness::Down { Exit::Failed } else { Exit::Ok })
+        Ok(match status.health.status {
+            Wellness::Well => Exit::Ok,
+            Wellness::Degraded => Exit::Failed,
+            Wellness::Down => Exit::Down,
+        })
     };
     if !args.flag("watch") {
         return show();
@@ -62,26 +66,48 @@ pub fn text(status: &DaemonStatus) -> String {
     }
 
     out.push_str("\nChannels:\n");
-    let mut rows = vec![cells(["ID", "KIND", "STATE", ""])];
+    let mut rows = vec![cells(["ID", "KIND", "STATE", "LAST MESSAGE", "LAST DELIVERY", "OLDEST WAITING", ""])];
     for c in &status.channels {
         let state = if c.up { "up" } else { "down" };
-        rows.push(cells([&c.id, &c.kind, state, c.detail.as_deref().unwrap_or("")]));
+        let pulse = status.health.channels.iter().find(|p| p.id == c.id);
+        let at = |at: Option<i64>| at.map_or_else(|| "-".to_owned(), ago);
+        let inbound = at(pulse.and_then(|p| p.last_inbound_at));
+        let delivered = at(pulse.and_then(|p| p.last_delivered_at));
+        let oldest = pulse.and_then(|p| p.oldest_waiting_ms).map_or_else(|| "-".to_owned(), span);
+        rows.push(cells([&c.id, &c.kind, state, &inbound, &delivered, &oldest, c.detail.as_deref().unwrap_or("")]));
     }
     section(&mut out, &rows);
 
     out.push_str("\nRunning turns:\n");
-    let mut rows = vec![cells(["AGENT", "CONVERSATION", "RUNTIME", "SINCE", "TURN"])];
+    let mut rows = vec![cells(["AGENT", "CONVERSATION", "RUNTIME", "SINCE", "QUIET FOR", "TURN"])];
     for t in &status.turns {
-        rows.push(cells([&t.agent, &t.conversation, &t.runtime, &ago(t.started_at), &t.turn_id]));
+        let pulse = status.health.turns.iter().find(|p| p.turn_id == t.turn_id);
+        let quiet = pulse.map_or_else(|| "-".to_owned(), |p| span(p.quiet_ms));
+        rows.push(cells([&t.agent, &t.conversation, &t.runtime, &ago(t.started_at), &quiet, &t.turn_id]));
     }
     section(&mut out, &rows);
+
+    if !status.approvals.is_empty() {
+        out.push_str("\nWaits for permission (bellhop approve ID):\n");
+        let mut rows = vec![cells(["ID", "AGENT", "CONVERSATION", "TOOL", "WHAT"])];
+        for a in &status.approvals {
+            rows.push(cells([&a.id, &a.agent, &a.conversation, &a.tool, &a.summary]));
+        }
+        section(&mut out, &rows);
+    }
 
     let w = &status.waiting;
     out.push_str(&format!("\nWaiting: {} messages in {} conversations", w.messages, w.conversations));
     if let Some(oldest) = w.oldest_ms.filter(|_| w.messages > 0) {
         out.push_str(&format!(", the oldest for {}", span(oldest)));
     }
-    out.push_str(&format!("; {} replies to be delivered\n", w.replies));
+    out.push_str(&format!("; {} replies to be delivered", w.replies));
+    for (count, what) in [(w.held, "held"), (w.dead, "dead")] {
+        if count > 0 {
+            out.push_str(&format!("; {count} {what}"));
+        }
+    }
+    out.push('\n');
     let j = &status.journal;
     out.push_str(&format!("Journal: {} KiB, {} open records", j.bytes.div_ceil(1024), j.open));
     if !j.writable {
@@ -102,16 +128,28 @@ fn section(out: &mut String, rows: &[Vec<String>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::wire::{ChannelState, Health, JournalState};
+    use crate::serve::wire::{ChannelPulse, ChannelState, Health, JournalState};
 
     #[test]
     fn an_account_of_a_daemon_in_trouble() {
+        let pulse = ChannelPulse {
+            id: "local".into(),
+            last_inbound_at: None,
+            last_delivered_at: None,
+            oldest_waiting_ms: Some(61_000),
+            replies: 0,
+        };
         let status = DaemonStatus {
             pid: 42,
             version: "0.1.0".into(),
             home: "/h".into(),
             uptime_ms: 61_000,
-            health: Health { status: Wellness::Down, reasons: vec!["the disk is full".into()] },
+            health: Health {
+                status: Wellness::Down,
+                reasons: vec!["the disk is full".into()],
+                channels: vec![pulse],
+                ..Health::default()
+            },
             channels: vec![ChannelState { id: "local".into(), kind: "local".into(), up: true, detail: None }],
             journal: JournalState { error: Some("no space\u{1b}".into()), bytes: 1, ..JournalState::default() },
             ..DaemonStatus::default()
@@ -119,7 +157,7 @@ mod tests {
         assert_eq!(
             text(&status),
             "daemon: pid 42 (0.1.0), up 1 min 1 s\nhome: /h\nhealth: down: takes no messages\n  the disk is full\n\n\
-             Channels:\n  ID     KIND   STATE\n  local  local  up\n\nRunning turns:\n  (none)\n\n\
+             Channels:\n  ID     KIND   STATE  LAST MESSAGE  LAST DELIVERY  OLDEST WAITING\n  local  local  up     -             -              1 min 1 s\n\nRunning turns:\n  (none)\n\n\
              Waiting: 0 messages in 0 conversations; 0 replies to be delivered\n\
              Journal: 1 KiB, 0 open records; NOT WRITABLE: no space^[\n"
         );

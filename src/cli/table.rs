@@ -27,12 +27,17 @@ const CONVERSATION: Opt =
 const RUNTIME: Opt = opt("runtime", Value::Runtime, "Run the turn with this runtime");
 const CWD: Opt = opt("cwd", Value::Dir, "Directory in which the agent works; default: the current one");
 const NEW: Opt = flag("new", "Forget the session of this conversation and begin afresh");
+const APPROVE: Opt =
+    opt("approve", Value::OneOf(&["allow", "deny"]), "Answer so when a tool call of the turn waits for permission");
 const JSON: Opt = flag("json", "Print JSON");
-const ROOM: Opt = opt("room", Value::Conversation, "The conversation");
+const WHICH: Opt = opt("conversation", Value::Conversation, "The conversation; default: the current directory's own");
+const ROOM: Opt = opt("room", Value::Conversation, "The same as --conversation");
 const TOPIC: Opt = opt("topic", Value::Text("TOPIC"), "The topic inside it");
 const SECTION: Opt = opt("section", Value::Text("NAME"), "The section of the memory");
 const LINES: Opt = Opt { short: Some('n'), ..opt("lines", Value::Number("N"), "Begin with the last N lines") };
 const FOLLOW: Opt = Opt { short: Some('f'), ..flag("follow", "Go on printing what is added") };
+
+const QUEUED: Operands = Operands { synopsis: "ID", min: 1, max: 1, value: Value::Text("ID") };
 
 const EMPTY: Command = Command {
     name: "",
@@ -54,13 +59,18 @@ pub const COMMANDS: &[Command] = &[
             "Opens a conversation with an agent that works in the current directory, and shows what it does while \
              it does it. The conversation belongs to the directory: coming back later continues it. Without a \
              running daemon the engine runs inside this command.",
-            "A line is a message; a line that ends with a backslash goes on in the next one. /new begins afresh, \
-             /status shows what the daemon does, /help lists the commands, /quit or end of input leaves. Control-C \
-             cancels the running turn; a second one within two seconds leaves.",
+            "A line is a message; a line that ends with a backslash goes on in the next one. /cancel cancels what runs, \
+             /file PATH sends a file with the next message, /new begins afresh with the next message, /reset forgets \
+             the session now, /usage shows tokens and cost of this chat so far, /status what the daemon does, /help \
+             lists the commands, /quit or end of input leaves. Control-C cancels the running turn; a second one within \
+             two seconds leaves.",
+            "Where the configuration has a person asked about tool calls (approvals in bellhop.json(5)), the question \
+             appears in the terminal, and the next line answers it: y allows, everything else denies. Without a \
+             terminal nobody can be asked: --approve answers, or the time limit denies.",
             "When standard input is not a terminal, each line is one message; the command ends when the last one \
              is answered, with status 1 if any of them failed.",
         ],
-        options: &[AGENT, CONVERSATION, RUNTIME, CWD, NEW],
+        options: &[AGENT, CONVERSATION, RUNTIME, CWD, NEW, APPROVE],
         ..EMPTY
     },
     Command {
@@ -72,6 +82,10 @@ pub const COMMANDS: &[Command] = &[
              command.",
             "With --json one object is printed: id, agent, conversation, runtime, session_id, status (ok, error, \
              cancelled, timeout, no_reply), reply, error {kind, message}, blocks, ms, usage, cost_usd.",
+            "Started by an agent in a turn (BELLHOP_AGENT and BELLHOP_TURN are set), the message comes from that agent \
+             and has none of the owner's authority. It goes to the conversation agent-NAME unless another one is \
+             named; runtime and directory are the other agent's own. At most eight such messages follow from each \
+             other, and none goes where it would wait for itself.",
         ],
         options: &[
             AGENT,
@@ -81,6 +95,7 @@ pub const COMMANDS: &[Command] = &[
             NEW,
             Opt { many: true, ..opt("file", Value::File, "Attach this file; may be repeated") },
             flag("no-wait", "Print the message's id as soon as it is accepted; needs a running daemon"),
+            APPROVE,
             opt("timeout", Value::Number("SECONDS"), "Give up and cancel the turn after this time"),
             JSON,
         ],
@@ -102,12 +117,97 @@ pub const COMMANDS: &[Command] = &[
         ..EMPTY
     },
     Command {
+        name: "approve",
+        summary: "Answer a tool call that waits for permission",
+        details: &["Which ones wait, and their ids, is shown by bellhop status."],
+        options: &[
+            flag("deny", "Deny it instead of allowing it"),
+            opt("reason", Value::Text("TEXT"), "Why it is denied; the agent may be told"),
+        ],
+        operands: Operands { synopsis: "ID", min: 1, max: 1, value: Value::Text("ID") },
+        ..EMPTY
+    },
+    Command {
         name: "status",
         summary: "Show what the daemon does",
         details: &[
-            "Shows the daemon, its channels, running and waiting turns. Ends with status 3 when no daemon runs.",
+            "Shows the daemon, its channels, running and waiting turns, and when messages last came and replies last \
+             arrived. Ends with status 0 when all is well, 1 when something needs a look (a reply is not delivered, \
+             a runtime cannot work, a turn is silent), 2 when no messages are taken, 3 when no daemon runs.",
         ],
         options: &[JSON, flag("watch", "Show it again every second until interrupted")],
+        ..EMPTY
+    },
+    Command {
+        name: "queue",
+        summary: "Look at waiting messages, hold, release or drop them, run dead ones again",
+        details: &[
+            "Messages are waiting, running, held (set aside by a person, or after an interruption), parked (their \
+             runtime cannot work for now, or the agent asked to wait), undelivered (answered, the reply is not \
+             delivered yet) or dead (given up). A held message does not hold up its conversation. ID is that of the \
+             list, or the message's own. Without a daemon the journal is read, and nothing can be changed.",
+        ],
+        verbs: &[
+            Command {
+                name: "list",
+                summary: "List what is not finished, with ages by conversation",
+                options: &[JSON],
+                ..EMPTY
+            },
+            Command { name: "show", summary: "Show one message", options: &[JSON], operands: QUEUED, ..EMPTY },
+            Command {
+                name: "hold",
+                summary: "Set a waiting message aside",
+                options: &[JSON],
+                operands: QUEUED,
+                ..EMPTY
+            },
+            Command {
+                name: "release",
+                summary: "Let a held message go; try the runtime of a parked one now",
+                options: &[JSON],
+                operands: QUEUED,
+                ..EMPTY
+            },
+            Command {
+                name: "requeue",
+                summary: "Run a dead message again or, if it was answered, send its reply again",
+                options: &[JSON],
+                operands: QUEUED,
+                ..EMPTY
+            },
+            Command {
+                name: "drop",
+                summary: "End a waiting, held or dead message without an answer",
+                options: &[JSON],
+                operands: QUEUED,
+                ..EMPTY
+            },
+            Command {
+                name: "dead",
+                summary: "List the messages that were given up; the last 1000 are kept",
+                options: &[JSON],
+                ..EMPTY
+            },
+        ],
+        default_verb: Some("list"),
+        ..EMPTY
+    },
+    Command {
+        name: "journal",
+        summary: "Print the journal",
+        details: &[
+            "The journal is what survives a crash: every message that is not finished, and what was done about it. \
+             Lines that cannot be read are named with their segment and offset on standard error, and make the \
+             status 1. Works with and without a daemon.",
+        ],
+        verbs: &[Command {
+            name: "dump",
+            summary: "Print its records, message texts as previews",
+            options: &[flag("json", "Print the lines as they are, with whole message texts")],
+            ..EMPTY
+        }],
+        default_verb: Some("dump"),
         ..EMPTY
     },
     Command {
@@ -143,10 +243,23 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "doctor",
         summary: "Check the installation and say how to mend it",
-        details: &["Lists the runtimes and checks the home, its permissions, the lock, the socket, the disk and the \
+        details: &[
+            "Lists the runtimes and checks the home, its permissions, the lock, the socket, the disk and the \
              configuration. Every finding comes with a line that says what to do. Ends with status 1 when \
-             something needed is broken."],
-        options: &[JSON],
+             something needed is broken.",
+            "With --auth-check the CLIs that can tell are asked whether they are logged in, and what may keep them \
+             from working here is told. With --auth-check=turn every runtime that is there runs one short turn with \
+             bellhop's own arguments, which asks its model.",
+        ],
+        options: &[JSON, opt("auth-check", Value::Maybe("turn"), "Ask the CLIs for their login, or run a turn")],
+        ..EMPTY
+    },
+    Command {
+        name: "runtimes",
+        summary: "List the runtimes, and what can be chosen for them",
+        details: &["A runtime is there when its program is: on PATH, in one of its usual places, or where a variable \
+             such as BELLHOP_CLAUDE_BIN says. Versions and catalogues of models are remembered in the home."],
+        options: &[JSON, flag("models", "List the models and parameters, too")],
         ..EMPTY
     },
     Command {
@@ -193,10 +306,15 @@ pub const COMMANDS: &[Command] = &[
             Command {
                 name: "tail",
                 summary: "Print the last records of one",
-                options: &[ONE_AGENT, ROOM, TOPIC, Opt { default: Some("50"), ..LINES }, FOLLOW],
+                options: &[ONE_AGENT, WHICH, ROOM, TOPIC, Opt { default: Some("50"), ..LINES }, FOLLOW],
                 ..EMPTY
             },
-            Command { name: "dump", summary: "Print all records of one", options: &[ONE_AGENT, ROOM, TOPIC], ..EMPTY },
+            Command {
+                name: "dump",
+                summary: "Print all records of one",
+                options: &[ONE_AGENT, WHICH, ROOM, TOPIC],
+                ..EMPTY
+            },
             Command { name: "status", summary: "Say whether they are kept, why, and where", ..EMPTY },
             Command { name: "enable", summary: "Keep them, from the next start on", ..EMPTY },
             Command { name: "disable", summary: "Keep none, from the next start on", ..EMPTY },
@@ -212,6 +330,34 @@ pub const COMMANDS: &[Command] = &[
                 ..EMPTY
             },
         ],
+        ..EMPTY
+    },
+    Command {
+        name: "debug",
+        summary: "Show the evidence of failures",
+        verbs: &[Command {
+            name: "runtime-error",
+            summary: "Print what a turn's runtime left when it failed, as JSON",
+            details: &[
+                "The first failure of that turn or reference in the conversation's transcript: file, ts, turn_id, \
+                 error_ref, runtime, message and failure (arguments, exit code, ends of the output; redacted). With \
+                 --topic its active file is searched, else all files of the conversation. Ends with status 1 when \
+                 there is none.",
+            ],
+            options: &[
+                ONE_AGENT,
+                WHICH,
+                ROOM,
+                TOPIC,
+                opt("turn-id", Value::Text("ID"), "The turn"),
+                opt(
+                    "error-ref",
+                    Value::Text("REF"),
+                    "The reference that was shown with the failure: err_ and twelve digits",
+                ),
+            ],
+            ..EMPTY
+        }],
         ..EMPTY
     },
     Command {
@@ -272,6 +418,7 @@ pub const COMMANDS: &[Command] = &[
 /// Variables that bellhop reads, for help and the manual.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("BELLHOP_HOME", "The home, where --home is not given."),
+    ("BELLHOP_AGENT, BELLHOP_TURN", "Set in turns: the agent and the turn that a message is from."),
     ("BELLHOP_LOG", "Level of the log: error, warn, info (the default), debug or trace."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
     ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),

@@ -7,13 +7,16 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::message::trouble;
-use super::output::{neutral, one_line, span};
-use crate::engine::ports::{TurnReport, TurnStatus};
+use super::output::{neutral, one_line, span, width};
+use crate::engine::ports::{TurnReport, TurnStatus, Usage};
 use crate::message::{BlockKind, Phase, Status};
 use crate::serve::wire::{BlockView, Event};
 
 /// Longest summary of a tool call, in characters.
 const SUMMARY: usize = 100;
+
+/// Columns of a line typed behind the live one that still fit on the screen with it.
+const LONGEST_TYPED: usize = 40;
 
 /// What the far end of the output can do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +46,6 @@ pub struct Terminal<W> {
     /// What the line that is overwritten says, while there is one.
     marker: Option<String>,
     drawn: bool,
-    thinking_shown: bool,
     since: Option<Instant>,
     tools: u64,
 }
@@ -51,17 +53,7 @@ pub struct Terminal<W> {
 impl<W: Write> Terminal<W> {
     /// An empty screen.
     pub fn new(out: W, can: Abilities) -> Self {
-        Self {
-            out,
-            can,
-            in_text: false,
-            said: false,
-            marker: None,
-            drawn: false,
-            thinking_shown: false,
-            since: None,
-            tools: 0,
-        }
+        Self { out, can, in_text: false, said: false, marker: None, drawn: false, since: None, tools: 0 }
     }
 
     /// Shows an event of the conversation's message.
@@ -73,7 +65,7 @@ impl<W: Write> Terminal<W> {
             Event::Queued(_) => {}
             Event::Started(started) => {
                 self.since = Some(Instant::now());
-                (self.said, self.thinking_shown, self.tools) = (false, false, 0);
+                (self.said, self.tools) = (false, 0);
                 if started.attempt > 1 {
                     self.line(Ink::Dim, "(was interrupted and goes on)")?;
                 }
@@ -125,14 +117,15 @@ impl<W: Write> Terminal<W> {
         }
     }
 
-    /// A marker only: what the agent thinks is not shown.
+    /// A marker only: what the agent thinks is not shown. Where there are no markers, a line tells of trouble
+    /// that explains a long silence, and nothing else.
     fn thinking(&mut self, label: Option<&str>) -> io::Result<()> {
+        let label = one_line(label.unwrap_or("thinks"), 60);
+        if !self.can.live && is_trouble(&label) {
+            self.line(Ink::Dim, &format!("({label})"))?;
+        }
         if self.in_text {
             return Ok(());
-        }
-        let label = one_line(label.unwrap_or("thinks"), 60);
-        if !self.can.live && !std::mem::replace(&mut self.thinking_shown, true) {
-            self.line(Ink::Dim, &format!("({label})"))?;
         }
         self.mark(&label)
     }
@@ -154,10 +147,11 @@ impl<W: Write> Terminal<W> {
         if self.tools > 0 {
             facts.push(format!("{} tool call{}", self.tools, if self.tools == 1 { "" } else { "s" }));
         }
-        if let Some(usage) = report.usage {
+        // A turn that asked no model, such as an echo, has nothing to tell.
+        if let Some(usage) = report.usage.filter(|u| *u != Usage::default()) {
             facts.push(format!("{} tokens in, {} out", usage.hit.saturating_add(usage.miss), usage.output));
         }
-        if let Some(cost) = report.cost_usd {
+        if let Some(cost) = report.cost_usd.filter(|cost| *cost > 0.0) {
             facts.push(format!("${cost:.4}"));
         }
         self.since = None;
@@ -187,11 +181,39 @@ impl<W: Write> Terminal<W> {
         self.out.flush()
     }
 
+    /// Goes to the beginning of a line from behind the `^C` that the terminal shows for an interruption.
+    pub fn interrupted(&mut self) -> io::Result<()> {
+        if self.drawn {
+            return self.erase();
+        }
+        self.in_text = false;
+        self.out.write_all(b"\n")
+    }
+
+    /// Puts a line that was typed behind the live one, and with its end has left that behind, where it belongs.
+    pub fn typed(&mut self, text: &str) -> io::Result<()> {
+        // Longer ones may have wrapped, and nobody knows how many lines they take.
+        if self.drawn && width(text) <= LONGEST_TYPED && !text.contains('\n') {
+            write!(self.out, "\x1b[A\r\x1b[K> {}\n", neutral(text))?;
+        }
+        self.drawn = false;
+        Ok(())
+    }
+
     /// Shows that a message can be typed.
     pub fn prompt(&mut self) -> io::Result<()> {
         self.erase()?;
         self.end_line()?;
         self.out.write_all(b"> ")?;
+        self.out.flush()
+    }
+
+    /// Shows a question that the next line answers.
+    pub fn ask(&mut self, question: &str) -> io::Result<()> {
+        self.end_line()?;
+        // Nothing draws over it until something else happens.
+        self.marker = None;
+        self.ink(Ink::Tool, question)?;
         self.out.flush()
     }
 
@@ -269,6 +291,11 @@ impl<W: Write> Terminal<W> {
     }
 }
 
+/// Whether a status says that the service behind the agent has to be asked again.
+fn is_trouble(label: &str) -> bool {
+    label.starts_with("Retrying") || label.starts_with("Reconnecting")
+}
+
 fn elapsed(time: Duration) -> String {
     match time.as_secs() {
         s @ 0..60 => format!("{s} s"),
@@ -334,8 +361,22 @@ mod tests {
         ];
         assert_eq!(
             shown(Abilities::default(), &events),
-            "(waits; 1 before it)\n(thinks)\nI look\n* Bash: ls -l\n  failed: no such file\ndone\n-- 1.5 s, 1 tool call, $0.0210\n"
+            "(waits; 1 before it)\nI look\n* Bash: ls -l\n  failed: no such file\ndone\n-- 1.5 s, 1 tool call, $0.0210\n"
         );
+    }
+
+    #[test]
+    fn without_a_live_line_only_trouble_is_told() {
+        let status = |label: &str| Event::Status(Status::thinking(Phase::Updated, label));
+        let events = [
+            started(),
+            status("Starting session"),
+            status("Retrying (529), attempt 1/10"),
+            status("Bash"),
+            report(TurnStatus::Ok, Some("hello")),
+        ];
+        let text = shown(Abilities::default(), &events);
+        assert_eq!(text, "(Retrying (529), attempt 1/10)\nhello\n-- 1.5 s, $0.0210\n");
     }
 
     #[test]
@@ -361,6 +402,16 @@ mod tests {
         let can = Abilities { colour: false, live: true };
         let text = shown(can, &[started(), block(BlockKind::AssistantText, Some("hi"), None, None, false)]);
         assert_eq!(text, "\r\x1b[Kcodex works ... 0 s\r\x1b[Khi");
+    }
+
+    #[test]
+    fn a_line_typed_behind_the_live_one_takes_its_place() {
+        let mut screen = Terminal::new(Vec::new(), Abilities { colour: false, live: true });
+        screen.event(&started()).unwrap();
+        screen.out.clear();
+        screen.typed("/status").unwrap();
+        screen.plain("fine").unwrap();
+        assert_eq!(String::from_utf8(screen.out).unwrap(), "\x1b[A\r\x1b[K> /status\nfine\n");
     }
 
     #[test]

@@ -1,41 +1,30 @@
-//! `bellhop transcript`: the record of conversations.
+//! `bellhop transcript` and `bellhop debug`: the record of conversations.
 //!
-//! Works on the files, with or without a daemon. Which conversation a directory belongs to is read from the
-//! first record in it, not guessed from its name (names are shortened and can collide).
+//! Works on the files, with or without a daemon. Where they lie and how they are read is the engine's matter
+//! ([`crate::engine::transcript`]).
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::logs::Tail;
-use super::output::{complain, neutral, say};
-use crate::config::paths::plain;
+use super::message::working_directory;
+use super::output::{complain, neutral, say, say_json};
+use crate::config::paths::{directory_conversation, plain};
 use crate::config::{Config, TranscriptSource, edit};
-
-/// The longest first record that is read to learn whose file it is, in bytes. A record's texts are cut at
-/// 32 768 characters each.
-const RECORD_LIMIT: u64 = 1 << 20;
+use crate::engine::transcript::{self, ErrorSelector, Follow};
 
 /// How often a followed transcript is looked at.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Whose file it is.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Owner {
-    room_id: String,
-    #[serde(default)]
-    topic_id: Option<String>,
-}
+/// How much of a dumped file is written at once, in bytes, to the end of a line.
+const CHUNK: usize = 1 << 16;
 
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -94,12 +83,53 @@ pub fn agent(args: &Parsed, config: &Config) -> Result<String, Failure> {
     }
 }
 
+/// Which conversation is meant.
+struct Which {
+    agent: String,
+    room: String,
+    topic: Option<String>,
+}
+
+impl Which {
+    /// What the options say; without a conversation, the current directory's with the agent of the terminal.
+    fn of(args: &Parsed, config: &Config) -> Result<Self, Failure> {
+        let room = match (args.text("conversation"), args.text("room")) {
+            (Some(a), Some(b)) if a != b => {
+                return Err(Failure::usage("--conversation and --room are the same option; give one of them"));
+            }
+            (a, b) => a.or(b),
+        };
+        let topic = args.text("topic").filter(|t| !t.is_empty());
+        if let Some(room) = room {
+            return Ok(Self { agent: agent(args, config)?, room, topic });
+        }
+        let first = || config.local_agents.first().map(|a| a.name.clone());
+        let Some(agent) = args.text("agent").or_else(first) else {
+            return Err(Failure::usage("name the agent with --agent"));
+        };
+        Ok(Self { agent, room: directory_conversation(&working_directory(None)?), topic })
+    }
+
+    /// There is nothing of it.
+    fn missing(&self, config: &Config) -> Failure {
+        let topic = self.topic.as_ref().map_or(String::new(), |t| format!(" topic {t}"));
+        let hint = if config.transcript_enabled().0 { "" } else { " (transcripts are disabled)" };
+        let Self { agent, room, .. } = self;
+        Failure::new(format!(
+            "no transcript of {agent} in {room}{topic}{hint}; those that there are: bellhop transcript list"
+        ))
+    }
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::new(format!("the transcripts cannot be read: {}", plain(error)))
+}
+
 fn list(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let agent = agent(args, &context.config()?)?;
-    let mut rooms: Vec<String> =
-        files(&context.home.transcripts(&agent))?.into_iter().filter_map(|f| Some(owner(&f.path)?.room_id)).collect();
+    let listed = transcript::list(&context.home.agents_dir(), &agent).map_err(|e| unreadable(&e))?;
+    let mut rooms: Vec<String> = listed.into_iter().filter(|r| !r.topics.is_empty()).map(|r| r.room_id).collect();
     rooms.sort();
-    rooms.dedup();
     for room in rooms {
         say(&neutral(&room))?;
     }
@@ -107,144 +137,105 @@ fn list(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
 }
 
 fn tail(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
-    let files = wanted(args, context)?;
-    let Some(path) = files.iter().rev().find(|f| !f.rotated).or(files.last()).map(|f| f.path.clone()) else {
-        return Err(Failure::new("there is no such transcript"));
-    };
+    let config = context.config()?;
+    let which = Which::of(args, &config)?;
     let lines = usize::try_from(args.number("lines").unwrap_or(50)).unwrap_or(usize::MAX);
-    let mut tail = Tail::new(File::open(&path)?, lines)?;
+    let mut files = files(&which, context)?;
+    if !args.flag("follow") {
+        let Some(path) = files.pop() else { return Err(which.missing(&config)) };
+        return show(&transcript::tail(&path, lines).map_err(|e| unreadable(&e))?).map(|()| Exit::Ok);
+    }
+    // A conversation that has none yet may begin any time.
+    let active = transcript::locate(&context.home.agents_dir(), &which.agent, &which.room, which.topic.as_deref());
+    let (last, mut follow) = Follow::new(active, lines).map_err(|e| unreadable(&e))?;
+    show(&last)?;
     loop {
-        show(&tail.more()?)?;
-        if !args.flag("follow") {
-            show(&tail.rest())?;
-            return Ok(Exit::Ok);
-        }
         std::thread::sleep(PERIOD);
-        tail.follow_rotation(&path)?;
+        show(&follow.lines().map_err(|e| unreadable(&e))?)?;
     }
 }
 
 fn dump(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
-    for file in wanted(args, context)? {
-        let mut reader = BufReader::new(File::open(&file.path)?);
+    let config = context.config()?;
+    let which = Which::of(args, &config)?;
+    let files = files(&which, context)?;
+    if files.is_empty() {
+        return Err(which.missing(&config));
+    }
+    for path in files {
+        let mut reader = BufReader::new(File::open(&path)?);
         let mut chunk = Vec::new();
         // In whole lines, so that no character is cut in two.
         while reader.read_until(b'\n', &mut chunk)? > 0 {
-            if chunk.len() > 1 << 16 {
-                show(&std::mem::take(&mut chunk))?;
+            if chunk.len() > CHUNK {
+                print(&std::mem::take(&mut chunk))?;
             }
         }
-        show(&chunk)?;
+        print(&chunk)?;
     }
     Ok(Exit::Ok)
 }
 
+fn files(which: &Which, context: &Context<'_>) -> Result<Vec<PathBuf>, Failure> {
+    let agents = context.home.agents_dir();
+    transcript::files(&agents, &which.agent, &which.room, which.topic.as_deref()).map_err(|e| unreadable(&e))
+}
+
+fn show(lines: &[String]) -> Result<(), Failure> {
+    for line in lines {
+        say(&neutral(line))?;
+    }
+    Ok(())
+}
+
 /// Records as they are stored. JSON escapes control characters, except for a few that steer terminals.
-fn show(text: &[u8]) -> io::Result<()> {
+fn print(text: &[u8]) -> io::Result<()> {
     use std::io::Write;
     let mut out = io::stdout().lock();
     out.write_all(neutral(&String::from_utf8_lossy(text)).as_bytes())?;
     out.flush()
 }
 
-/// The files of the room and topic that the options name, oldest first.
-fn wanted(args: &Parsed, context: &Context<'_>) -> Result<Vec<Transcript>, Failure> {
-    let config = context.config()?;
-    let agent = agent(args, &config)?;
-    let room = args.text("room").ok_or_else(|| {
-        Failure::usage(format!("{} needs --room; those that there are: bellhop transcript list", args.name()))
-    })?;
-    let topic = args.text("topic");
-    let mut found = files(&context.home.transcripts(&agent))?;
-    found
-        .retain(|f| owner(&f.path).is_some_and(|o| o.room_id == room && o.topic_id.filter(|t| !t.is_empty()) == topic));
-    if found.is_empty() {
-        let topic = topic.map_or(String::new(), |t| format!(" topic {t}"));
-        let hint = if config.transcript_enabled().0 { "" } else { " (transcripts are disabled)" };
-        return Err(Failure::new(format!("no transcript of {agent} in {room}{topic}{hint}")));
-    }
-    Ok(found)
-}
-
-struct Transcript {
-    path: PathBuf,
-    rotated: bool,
-}
-
-/// Every transcript of an agent; those of one topic together, oldest first, the active one last.
-fn files(root: &Path) -> Result<Vec<Transcript>, Failure> {
-    // Keyed by directory, topic's name, whether active, time of rotation.
-    let mut sorted = BTreeMap::new();
-    for room in entries(root)? {
-        if !room.is_dir() {
-            continue;
-        }
-        for path in entries(&room)? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Some(stem) = name.strip_suffix(".jsonl") else { continue };
-            let (base, stamp) = split_stamp(stem);
-            sorted.insert((room.clone(), base.to_owned(), stamp.is_none(), stamp.map(ToOwned::to_owned)), path);
-        }
-    }
-    Ok(sorted.into_iter().map(|((_, _, active, _), path)| Transcript { path, rotated: !active }).collect())
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
-    match fs::read_dir(dir) {
-        Ok(list) => Ok(list.flatten().map(|e| e.path()).collect()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(Failure::new(format!("{}: {}", dir.display(), plain(&e)))),
-    }
-}
-
-/// A rotated file's name is `<topic>.<8 digits>-<6 digits>`, perhaps with a counter `.<n>` behind it.
-fn split_stamp(stem: &str) -> (&str, Option<&str>) {
-    let digits = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit());
-    let is_stamp = |s: &str| {
-        let (stamp, counter) = s.split_once('.').unwrap_or((s, "0"));
-        let counted = !counter.is_empty() && counter.bytes().all(|b| b.is_ascii_digit());
-        counted && stamp.split_once('-').is_some_and(|(d, t)| digits(d, 8) && digits(t, 6))
+/// `bellhop debug runtime-error`: the evidence of a failed turn.
+pub fn runtime_error(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
+    let (turn, reference) = (args.text("turn-id"), args.text("error-ref"));
+    let by = match (&turn, &reference) {
+        (Some(turn), None) => ErrorSelector::Turn(turn),
+        (None, Some(reference)) => ErrorSelector::Reference(reference),
+        _ => return Err(Failure::usage(format!("{} takes one of --turn-id and --error-ref", args.name()))),
     };
-    let points = stem.match_indices('.').map(|(at, _)| at);
-    for at in points {
-        if let Some(rest) = stem.get(at + 1..).filter(|r| is_stamp(r)) {
-            return (stem.get(..at).unwrap_or(stem), Some(rest));
+    let config = context.config()?;
+    let which = Which::of(args, &config)?;
+    let agents = context.home.agents_dir();
+    let found = transcript::find_error(&agents, &which.agent, &which.room, which.topic.as_deref(), by);
+    match found.map_err(|e| unreadable(&e))? {
+        Some(found) => say_json(&found)?,
+        None => {
+            let sought = turn.or(reference).unwrap_or_default();
+            let Which { agent, room, .. } = which;
+            return Err(Failure::new(format!("no failure {sought} of {agent} in {room}")));
         }
     }
-    (stem, None)
-}
-
-fn owner(path: &Path) -> Option<Owner> {
-    let mut line = Vec::new();
-    BufReader::new(File::open(path).ok()?.take(RECORD_LIMIT)).read_until(b'\n', &mut line).ok()?;
-    serde_json::from_slice(&line).ok()
+    Ok(Exit::Ok)
 }
 
 fn prune(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let agent = agent(args, &context.config()?)?;
-    let root = context.home.transcripts(&agent);
+    let agents = context.home.agents_dir();
+    let failed = |e: io::Error| Failure::new(format!("not everything was deleted: {}", plain(&e)));
     if args.flag("all") {
         if !args.flag("yes") {
             return Err(Failure::usage("--all deletes every transcript of the agent; to do so, add --yes"));
         }
-        match fs::remove_dir_all(&root) {
-            Ok(()) => say(&format!("deleted {}", root.display()))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => say("nothing to delete")?,
-            Err(e) => return Err(Failure::new(format!("{}: {}", root.display(), plain(&e)))),
-        }
+        let any = transcript::prune_all(&agents, &agent).map_err(failed)?;
+        say(&if any { format!("deleted every transcript of {agent}") } else { "nothing to delete".to_owned() })?;
         return Ok(Exit::Ok);
     }
-    let limit = args.text("older-than").map(|age| parse_age(&age)).transpose()?;
-    let now = SystemTime::now();
-    let mut count = 0;
-    for file in files(&root)?.into_iter().filter(|f| f.rotated) {
-        let age = fs::metadata(&file.path).and_then(|m| m.modified()).ok().and_then(|m| now.duration_since(m).ok());
-        if limit.is_none_or(|limit| age.is_some_and(|a| a > limit)) {
-            fs::remove_file(&file.path).map_err(|e| Failure::new(format!("{}: {}", file.path.display(), plain(&e))))?;
-            count += 1;
-        }
-    }
-    say(&format!("{count} files deleted"))?;
+    let age = args.text("older-than").map(|age| parse_age(&age)).transpose()?;
+    // An age beyond the beginning of time: nothing is that old.
+    let before = age.map(|age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
+    let pruned = transcript::prune(&agents, &agent, before).map_err(failed)?;
+    say(&format!("{} files deleted", pruned.len()))?;
     Ok(Exit::Ok)
 }
 
@@ -271,19 +262,11 @@ mod tests {
 
     #[test]
     fn ages() {
-        assert_eq!(parse_age("30d").unwrap(), Duration::from_secs(30 * 86_400));
-        assert_eq!(parse_age("2").unwrap(), Duration::from_secs(2 * 86_400));
-        assert_eq!(parse_age("90m").unwrap(), Duration::from_secs(5_400));
+        assert_eq!(parse_age("30d").unwrap(), Duration::from_hours(720));
+        assert_eq!(parse_age("2").unwrap(), Duration::from_hours(48));
+        assert_eq!(parse_age("90m").unwrap(), Duration::from_mins(90));
         for wrong in ["", "d", "5w", "1.5h", "99999999999999999d", "-1d"] {
             assert!(parse_age(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn only_a_whole_stamp_makes_a_file_a_rotated_one() {
-        assert_eq!(split_stamp("_default"), ("_default", None));
-        assert_eq!(split_stamp("_default.20270115-080000"), ("_default", Some("20270115-080000")));
-        assert_eq!(split_stamp("_default.20270115-080000.2"), ("_default", Some("20270115-080000.2")));
-        assert_eq!(split_stamp("v1.2.2027-08"), ("v1.2.2027-08", None));
     }
 }

@@ -13,6 +13,8 @@ use super::keys;
 use super::locate::{Step, line_of};
 use super::paths::{expand_tilde, plain};
 use super::{AcpRuntime, Config, LocalAgent, McpServer, Permission, PromptVia, RUNTIMES, routes};
+use crate::engine::approvals::Decide;
+use crate::engine::waits::Who;
 use crate::message::TrustLevel;
 
 /// The longest configuration file, in bytes.
@@ -100,11 +102,19 @@ fn settings(root: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) {
     config.turn_timeout = seconds("turnTimeoutSeconds", 1..=WEEK, to).unwrap_or(default.turn_timeout);
     config.idle_timeout = seconds("idleTimeoutSeconds", 0..=WEEK, to);
     config.claude_warm = seconds("claudeWarmSeconds", 0..=86_400, to).unwrap_or(default.claude_warm);
+    if let Some(max) = root.number("claudeWarmMax", 1..=64, to) {
+        config.claude_warm_max = max as usize;
+    }
     config.carry_superseded = root.boolean("carrySuperseded", to).unwrap_or(default.carry_superseded);
     config.sandboxed = root.boolean("sandboxed", to).unwrap_or_default();
     config.keep_anthropic_env = root.boolean("keepAnthropicEnv", to).unwrap_or_default();
     config.kill_leftovers = root.boolean("killLeftovers", to).unwrap_or_default();
     config.memory_reserve_mb = root.number("memoryReserveMb", 0..=1_048_576, to).unwrap_or(default.memory_reserve_mb);
+    config.memory_per_turn_mb = root.number("memoryPerTurnMb", 0..=1_048_576, to).unwrap_or(default.memory_per_turn_mb);
+    let who = [("never", Who::Nobody), ("rooms", Who::Rooms), ("always", Who::Everybody)];
+    config.parking.usage_limit = root.word("parkOnUsageLimit", &who, to).unwrap_or(default.parking.usage_limit);
+    config.parking.broken = root.word("parkOnFailure", &who, to).unwrap_or(default.parking.broken);
+    config.silent_turn = seconds("silentTurnSeconds", 0..=WEEK, to).unwrap_or(default.silent_turn);
     let ways = [("stdin", PromptVia::Stdin), ("argv", PromptVia::Argv)];
     config.prompt_via = root.word("promptVia", &ways, to).unwrap_or_default();
     if let Some(rotation) = root.get("rotation") {
@@ -113,6 +123,16 @@ fn settings(root: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) {
         let tokens = rotation.number("maxInputTokens", 1_000..=100_000_000, to);
         config.rotation.max_turns = turns.unwrap_or(default.rotation.max_turns);
         config.rotation.max_input_tokens = tokens.unwrap_or(default.rotation.max_input_tokens);
+    }
+    if let Some(approvals) = root.get("approvals") {
+        approvals.object(to);
+        let words = [("allow", Decide::Allow), ("deny", Decide::Deny), ("ask", Decide::Ask)];
+        let (policy, default) = (&mut config.approvals, &default.approvals);
+        policy.owner = approvals.word("owner", &words, to).unwrap_or(default.owner);
+        policy.trusted = approvals.word("trusted", &words, to).unwrap_or(default.trusted);
+        policy.public = approvals.word("public", &words, to).unwrap_or(default.public);
+        let limit = approvals.number("timeoutSeconds", 1..=86_400, to);
+        policy.limit = limit.map_or(default.limit, Duration::from_secs);
     }
     if let Some(permissions) = root.get("runtimePermissions") {
         permissions.object(to);

@@ -24,7 +24,9 @@ use serde_json::{Map, Value};
 pub use document::{ConfigError, Problem};
 pub use paths::{Home, HomeError};
 
+use crate::engine::approvals::ApprovalPolicy;
 use crate::engine::route::Route;
+pub use crate::engine::waits::{Parking, Who};
 use crate::message::TrustLevel;
 pub use crate::runtime::settings::{AcpRuntime, McpServer, Permission, PromptVia, RuntimePermissions};
 
@@ -107,6 +109,8 @@ pub struct Config {
     pub rotation: Rotation,
     /// How long a Claude Code process is kept after a turn; zero: not at all.
     pub claude_warm: Duration,
+    /// How many of them are kept at once.
+    pub claude_warm_max: usize,
     /// What runtimes may do.
     pub runtime_permissions: RuntimePermissions,
     /// This machine is a sandbox.
@@ -117,6 +121,14 @@ pub struct Config {
     pub kill_leftovers: bool,
     /// Free memory below which no further turn starts, in MiB; 0: not looked at.
     pub memory_reserve_mb: u64,
+    /// Memory that a turn is expected to take, in MiB.
+    pub memory_per_turn_mb: u64,
+    /// Whose messages wait for what.
+    pub parking: Parking,
+    /// A turn without progress for so long is told of; zero: never.
+    pub silent_turn: Duration,
+    /// Who decides about tool calls that a runtime asks about.
+    pub approvals: ApprovalPolicy,
     /// ACP runtimes.
     pub acp_runtimes: Vec<AcpRuntime>,
     /// The whole document as it was read, with what bellhop does not know.
@@ -138,17 +150,22 @@ impl Default for Config {
             stream_blocks: true,
             transcript: true,
             max_concurrent_turns: default_concurrency(),
-            turn_timeout: Duration::from_secs(1_800),
+            turn_timeout: Duration::from_mins(30),
             idle_timeout: None,
             carry_superseded: true,
             prompt_via: PromptVia::Stdin,
             rotation: Rotation::default(),
             claude_warm: Duration::ZERO,
+            claude_warm_max: 4,
             runtime_permissions: RuntimePermissions::default(),
             sandboxed: false,
             keep_anthropic_env: false,
             kill_leftovers: false,
             memory_reserve_mb: 256,
+            memory_per_turn_mb: 350,
+            parking: Parking { usage_limit: Who::Rooms, broken: Who::Rooms },
+            silent_turn: Duration::from_mins(10),
+            approvals: ApprovalPolicy::default(),
             acp_runtimes: Vec::new(),
             document: Map::new(),
             warnings: Vec::new(),

@@ -11,6 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::crypto::short_hash;
+
 use rustix::fs::Access;
 
 /// The name of the variable that names the home.
@@ -319,9 +321,7 @@ pub fn directory_conversation(dir: &Path) -> String {
         .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
         .take(40)
         .collect();
-    let digest = ring::digest::digest(&ring::digest::SHA256, real.as_os_str().as_bytes());
-    let hex = digest.as_ref().iter().take(4).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
-    format!("dir-{name}-{hex}")
+    format!("dir-{name}-{}", short_hash(real.as_os_str().as_bytes(), 8))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::document::{Complaints, Node, spelled};
 use super::paths::{expand_tilde, plain};
 use super::{Config, load};
 use crate::engine::ports::Gateway;
-use crate::engine::route::{Match, QueueMode, Route};
+use crate::engine::route::{Match, OnInterrupt, QueueMode, Route};
 use crate::message::{ConversationKind, TrustLevel};
 
 /// Longest file that is read for a gateway's token, in bytes.
@@ -57,12 +57,14 @@ fn route(
         _ => None,
     };
     let modes = [("cancel-previous", QueueMode::CancelPrevious), ("serial", QueueMode::Serial)];
+    let interrupts = [("rerun", OnInterrupt::Rerun), ("ask", OnInterrupt::Ask), ("hold", OnInterrupt::Hold)];
     Some(Route {
         matches,
         extra_args: node.texts("extraArgs", to).unwrap_or_default(),
         trust_level: node.text("trustLevel", to).map(|word| trust(word, node, config)),
         queue_mode: node.word("queueMode", &modes, to),
         gateway,
+        on_interrupt: node.word("onInterrupt", &interrupts, to),
         hermes_profile: node.text("hermesProfile", to).map(ToOwned::to_owned),
         runtime: runtime?,
         cwd: cwd?,

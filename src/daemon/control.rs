@@ -6,29 +6,34 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::DRAIN;
+use super::agents::Agents;
+use super::{DRAIN, health::health_of, queue};
 use crate::channel::local::{self, Said};
-use crate::config::Home;
 use crate::config::paths::{directory_conversation, plain};
+use crate::config::{Home, LocalAgent};
 use crate::crypto;
+use crate::engine::approvals::PendingApproval;
 use crate::engine::journal::JournalState as Journal;
-use crate::engine::{Acceptance, Engine, now_ms};
-use crate::message::Overrides;
+use crate::engine::ports::Approval;
+use crate::engine::{Acceptance, Asking, Engine, now_ms};
+use crate::message::{Overrides, TrustLevel};
 use crate::serve::api::Control;
 use crate::serve::follow::{Follow, watch_key};
 use crate::serve::wire::{
-    Accepted, Cancel, Cancelled, ChannelState, DaemonStatus, ErrorKind, Failure, Health, JournalState, MessageState,
-    ResetSessions, RunningTurn, SessionInfo, Sessions, SessionsReset, Shutdown, ShuttingDown, State, Submit, Waiting,
-    Wellness,
+    Accepted, AnswerApproval, Cancel, Cancelled, ChannelState, DaemonStatus, Decision, ErrorKind, Failure, FromTurn,
+    Health, JournalState, MessageState, Queue, QueueAction, QueueChanged, QueueItem, ResetSessions, RunningTurn,
+    SessionInfo, Sessions, SessionsReset, Shutdown, ShuttingDown, State, Submit, Waiting, WaitingApproval,
 };
+
+/// Longest chain of agents that write to each other because one wrote to the next.
+const MAX_HOPS: u32 = 8;
 
 /// The control API of a running engine.
 pub(super) struct NodeControl {
     engine: Engine,
     follow: Arc<Follow>,
     home: PathBuf,
-    /// Local agents; the first is the default.
-    agents: Vec<String>,
+    agents: Arc<Agents>,
     runtimes: Vec<String>,
     shutdown: Sender<Duration>,
     started: Instant,
@@ -36,9 +41,9 @@ pub(super) struct NodeControl {
 }
 
 /// What the daemon answers to: local agents and runtime ids.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Names {
-    pub(super) agents: Vec<String>,
+    pub(super) agents: Arc<Agents>,
     pub(super) runtimes: Vec<String>,
 }
 
@@ -62,15 +67,30 @@ impl NodeControl {
         }
     }
 
-    fn agent(&self, named: Option<String>) -> Result<String, Failure> {
-        let Some(agent) = named else {
-            return Ok(self.agents.first().cloned().unwrap_or_else(|| local::DEFAULT_AGENT.to_owned()));
+    fn agent(&self, named: Option<String>) -> Result<LocalAgent, Failure> {
+        let unknown = |known: String| {
+            let agent = named.as_deref().unwrap_or_default();
+            Failure::new(ErrorKind::NotFound, format!("there is no agent {agent:?}; there are: {known}"))
         };
-        if self.agents.contains(&agent) {
-            return Ok(agent);
+        self.agents.find(named.as_deref()).map_err(unknown)
+    }
+
+    /// Who writes from inside a turn, unless the chain of agents that write to each other is too long already.
+    fn asking(&self, from: &FromTurn) -> Result<Asking, Failure> {
+        let FromTurn { agent, turn } = from;
+        let Some(asking) = self.engine.asking(turn, agent) else {
+            let text = format!("turn {turn:?} of agent {agent:?} does not run here");
+            return Err(Failure::new(ErrorKind::Conflict, text));
+        };
+        if asking.hops >= MAX_HOPS {
+            let text = format!(
+                "this message would be number {} in a chain of agents that write to each other; at most {MAX_HOPS} are \
+                 taken. Answer with what there is.",
+                asking.hops + 1
+            );
+            return Err(Failure::new(ErrorKind::Conflict, text));
         }
-        let known = self.agents.join(", ");
-        Err(Failure::new(ErrorKind::NotFound, format!("there is no agent {agent:?}; there are: {known}")))
+        Ok(asking)
     }
 
     fn conversation(named: Option<String>, cwd: Option<&PathBuf>) -> String {
@@ -80,7 +100,11 @@ impl NodeControl {
 
 impl Control for NodeControl {
     fn submit(&self, message: Submit) -> Result<Accepted, Failure> {
-        let agent = self.agent(message.agent)?;
+        let LocalAgent { name: agent, cwd: own_cwd, .. } = self.agent(message.agent.clone())?;
+        let asking = message.from.as_ref().map(|from| self.asking(from)).transpose()?;
+        if let Some(from) = &message.from {
+            not_the_owner(&message, from, &agent)?;
+        }
         if let Some(runtime) = message.runtime.as_ref().filter(|r| !self.runtimes.contains(r)) {
             let known = self.runtimes.join(", ");
             let text = format!("there is no runtime {runtime:?}; there are: {known}");
@@ -97,7 +121,20 @@ impl Control for NodeControl {
             };
             return Err(Failure::new(ErrorKind::BadRequest, format!("{}: {problem}", file.display())));
         }
-        let conversation = Self::conversation(message.conversation, message.cwd.as_ref());
+        let conversation = match &message.from {
+            Some(from) => message.conversation.unwrap_or_else(|| format!("agent-{}", from.agent)),
+            None => Self::conversation(message.conversation, message.cwd.as_ref().or(message.typed_in.as_ref())),
+        };
+        let behind = format!("{}:{agent}:{conversation}:", local::ID);
+        if asking.as_ref().is_some_and(|a| a.queues.contains(&behind)) {
+            let text = format!(
+                "agent {agent:?} is in a turn of conversation {conversation:?} that waits for this one: answer, or \
+                 choose another conversation"
+            );
+            return Err(Failure::new(ErrorKind::Conflict, text));
+        }
+        // Where the command was typed counts for people, and for agents that have no place of their own.
+        let typed_in = message.typed_in.filter(|dir| asking.is_none() && own_cwd.is_none() && dir.is_dir());
         let id = message.id.unwrap_or_else(|| format!("m_{}", crypto::hex(&crypto::random::<10>())));
         let said = Said {
             id: id.clone(),
@@ -107,10 +144,14 @@ impl Control for NodeControl {
             files: message.files,
             overrides: Overrides {
                 runtime: message.runtime,
-                cwd: message.cwd,
+                cwd: message.cwd.or(typed_in),
                 fresh: message.new,
                 timeout_ms: message.timeout_ms,
+                trust: asking.as_ref().map(|_| TrustLevel::Trusted),
+                turn: asking.as_ref().map(|a| a.turn_id.clone()),
             },
+            asking: message.from.map(|from| from.agent),
+            hops: asking.as_ref().map_or(0, |a| a.hops + 1),
         };
         let accepted = |duplicate, ahead| Ok(Accepted { id, agent, conversation, duplicate, ahead });
         match self.engine.accept(vec![local::inbound(said, now_ms())]).pop() {
@@ -146,7 +187,7 @@ impl Control for NodeControl {
     }
 
     fn cancel_conversation(&self, which: Cancel) -> Result<Cancelled, Failure> {
-        let agent = self.agent(which.agent)?;
+        let agent = self.agent(which.agent)?.name;
         let conversation = Self::conversation(which.conversation, None);
         Ok(Cancelled { cancelled: self.engine.cancel_conversation(local::ID, &agent, &conversation) })
     }
@@ -168,13 +209,15 @@ impl Control for NodeControl {
             started_at: self.started_at,
             uptime_ms: self.started.elapsed().as_millis() as u64,
             draining: status.draining,
-            health: self.health(),
+            health: health_of(&status),
             turns: status.turns.iter().map(running).collect(),
             waiting: Waiting {
                 messages: status.waiting as u64,
                 conversations: status.waiting_conversations as u64,
                 oldest_ms: status.oldest_waiting_ms,
                 replies: status.replies as u64,
+                held: status.held as u64,
+                dead: status.dead as u64,
             },
             channels: vec![ChannelState {
                 id: local::ID.to_owned(),
@@ -182,6 +225,7 @@ impl Control for NodeControl {
                 up: !status.draining,
                 detail: None,
             }],
+            approvals: status.approvals.into_iter().map(waiting_approval).collect(),
             journal: JournalState {
                 writable: status.journal.state == Journal::Open,
                 bytes: status.journal.segment_bytes,
@@ -196,21 +240,7 @@ impl Control for NodeControl {
     }
 
     fn health(&self) -> Health {
-        let status = self.engine.status();
-        let mut health = Health::default();
-        if let Journal::Broken { why, .. } = &status.journal.state {
-            health.status = Wellness::Down;
-            health.reasons.push(format!("the journal cannot be written: {why}"));
-        }
-        if status.draining {
-            health.status = Wellness::Down;
-            health.reasons.push("the daemon is shutting down".into());
-        }
-        if health.status == Wellness::Well && status.replies > 0 {
-            health.status = Wellness::Degraded;
-            health.reasons.push(format!("{} replies wait to be delivered", status.replies));
-        }
-        health
+        health_of(&self.engine.status())
     }
 
     fn sessions(&self) -> Result<Sessions, Failure> {
@@ -235,18 +265,55 @@ impl Control for NodeControl {
     }
 
     fn reset_sessions(&self, which: ResetSessions) -> Result<SessionsReset, Failure> {
-        let busy: Vec<String> = self.engine.status().turns.into_iter().map(|t| t.conversation).collect();
+        let busy: Vec<(String, String)> =
+            self.engine.status().turns.into_iter().map(|t| (t.agent, t.conversation)).collect();
         let wanted = |e: &crate::engine::sessions::SessionEntry| {
             which.all
                 || which.key.as_ref().is_some_and(|k| *k == e.key)
                 || which.conversation.as_ref().is_some_and(|c| *c == e.conversation_id)
+                    && which.agent.as_ref().is_none_or(|a| *a == e.account_id)
         };
         let sessions = self.engine.sessions();
-        if let Some(entry) = sessions.iter().find(|e| wanted(e) && busy.contains(&e.conversation_id)) {
+        if let Some(entry) = sessions
+            .iter()
+            .find(|e| wanted(e) && busy.iter().any(|(agent, c)| *agent == e.account_id && *c == e.conversation_id))
+        {
             let text = format!("a turn runs in conversation {:?}; cancel it or wait", entry.conversation_id);
             return Err(Failure::new(ErrorKind::Conflict, text));
         }
         Ok(SessionsReset { reset: self.engine.forget_sessions(wanted) })
+    }
+
+    fn queue(&self) -> Result<Queue, Failure> {
+        Ok(queue::live(&self.engine))
+    }
+
+    fn dead_letters(&self) -> Result<Queue, Failure> {
+        Ok(queue::live_dead(&self.engine))
+    }
+
+    fn queue_item(&self, id: &str) -> Result<QueueItem, Failure> {
+        queue::live_one(&self.engine, id)
+    }
+
+    fn change_queue(&self, id: &str, action: QueueAction) -> Result<QueueChanged, Failure> {
+        queue::change(&self.engine, id, action)?;
+        log::info!("queue.changed id={id:?} action={}", action.word());
+        Ok(QueueChanged { id: id.to_owned(), done: action.word().to_owned() })
+    }
+
+    fn answer_approval(&self, id: &str, answer: AnswerApproval) -> Result<AnswerApproval, Failure> {
+        let decision = match answer.decision {
+            Decision::Allow => Approval::Allow,
+            Decision::Deny => {
+                let reason = answer.reason.clone().unwrap_or_else(|| "a person has denied it".to_owned());
+                Approval::Deny { reason }
+            }
+        };
+        if self.engine.answer_approval(id, decision) {
+            return Ok(answer);
+        }
+        Err(Failure::new(ErrorKind::NotFound, format!("no question {id:?} waits for an answer")))
     }
 
     fn shutdown(&self, how: Shutdown) -> Result<ShuttingDown, Failure> {
@@ -259,6 +326,34 @@ impl Control for NodeControl {
             drain_seconds: drain.as_secs(),
         })
     }
+}
+
+fn waiting_approval(pending: PendingApproval) -> WaitingApproval {
+    WaitingApproval {
+        id: pending.id,
+        turn_id: pending.turn_id,
+        channel: pending.channel,
+        agent: pending.agent,
+        conversation: pending.conversation,
+        tool: pending.tool,
+        summary: pending.summary,
+        asked_at: pending.asked_at,
+        expires_at: pending.expires_at,
+    }
+}
+
+/// What an agent may not do in a message to another one.
+fn not_the_owner(message: &Submit, from: &FromTurn, to: &str) -> Result<(), Failure> {
+    let problem = if from.agent == to {
+        "an agent cannot write to itself"
+    } else if message.runtime.is_some() || message.cwd.is_some() {
+        "an agent cannot choose the runtime or the directory of another one"
+    } else if message.conversation.as_ref().is_some_and(|c| c.starts_with("rm_oc_")) {
+        "conversations whose names begin with rm_oc_ are the owner's"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(ErrorKind::BadRequest, problem))
 }
 
 /// `<channel>:<id>`; an id without a channel is local.

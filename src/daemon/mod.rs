@@ -4,8 +4,14 @@
 //! (`bellhop start`) and inside `bellhop send` and `bellhop chat` when no daemon runs: then only the
 //! conversations that get a new message are taken up, the rest waits for a daemon.
 
+mod agents;
 mod control;
+mod dump;
+mod health;
 mod parts;
+mod queue;
+mod reload;
+mod runtimes;
 mod signals;
 
 use std::process::ExitCode;
@@ -13,14 +19,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+use serde_json::{Map, Value};
 
-use crate::cli::host::{Host, Running, RuntimeRow, StartError};
+use crate::cli::host::{Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
 use crate::config::{Config, Home};
 use crate::engine::{Engine, Recovery, now_ms};
 use crate::runtime::process;
 use crate::serve::follow::Follow;
 use crate::serve::server::{self, Server};
 use crate::store::{HomeLock, LockError};
+use agents::Agents;
 use control::NodeControl;
 use signals::Signal;
 
@@ -63,14 +71,27 @@ impl Host for Program {
         Ok(Box::new(node))
     }
 
-    fn runtimes(&self, home: &Home, config: &Config) -> Vec<RuntimeRow> {
-        parts::runtime_rows(home, config)
+    fn stored_queue(&self, home: &Home) -> std::io::Result<StoredQueue> {
+        let (queue, dead, messages) = queue::stored(&home.journal())?;
+        Ok(StoredQueue { queue, dead, messages })
+    }
+
+    fn dump_journal(&self, home: &Home, raw: bool, each: &mut dyn FnMut(Dumped) -> bool) -> std::io::Result<()> {
+        dump::dump(&home.journal(), raw, each)
+    }
+
+    fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
+        runtimes::rows(&parts::runtime_settings(home, config), wanted)
     }
 }
 
 /// A running engine with its socket. Holds the lock of the home as long as it lives.
 struct Node {
     engine: Engine,
+    home: Home,
+    agents: Arc<Agents>,
+    /// The document of the configuration that the process was started with.
+    started_with: Map<String, Value>,
     server: Option<Server>,
     shutdowns: Receiver<Duration>,
     _reaper: process::Reaper,
@@ -94,15 +115,18 @@ impl Node {
         }
         let reaper = process::start_reaper().map_err(|e| failed(&e))?;
         let follow = Arc::new(Follow::default());
-        let (parts, agents) = parts::assemble(home, &config, Arc::clone(&follow)).map_err(StartError::Failed)?;
-        parts::end_interrupted(&parts.journal);
+        agents::prepare(home, &config.local_agents);
+        let (parts, names) = parts::assemble(home, &config, Arc::clone(&follow)).map_err(StartError::Failed)?;
+        parts::end_interrupted(&parts.journal, home);
         let engine = Engine::new(parts).map_err(|e| failed(&e))?;
         engine.recover(recovery);
         let (shutdown, shutdowns) = bounded(1);
-        let control = NodeControl::new(engine.clone(), Arc::clone(&follow), home, agents, shutdown);
+        let agents = Arc::clone(&names.agents);
+        let control = NodeControl::new(engine.clone(), Arc::clone(&follow), home, names, shutdown);
         let server = Server::start(home.root(), Arc::new(control), follow, server::Settings::default())
             .map_err(|e| failed(&e))?;
-        Ok(Self { engine, server: Some(server), shutdowns, _reaper: reaper, _lock: lock })
+        let (home, started_with) = (home.clone(), config.document);
+        Ok(Self { engine, home, agents, started_with, server: Some(server), shutdowns, _reaper: reaper, _lock: lock })
     }
 
     /// Waits until somebody wants it to end; returns how long running turns may go on.
@@ -111,7 +135,7 @@ impl Node {
             select_biased! {
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Stop) => return DRAIN,
-                    Ok(Signal::Reload) => log::info!("daemon.reload ignored=\"not supported yet\""),
+                    Ok(Signal::Reload) => self.reload(),
                     Err(_) => return Duration::ZERO,
                 },
                 recv(self.shutdowns) -> drain => return drain.unwrap_or_default(),

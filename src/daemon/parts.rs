@@ -2,27 +2,29 @@
 
 use std::sync::Arc;
 
+use super::agents::{self, Agents};
 use super::control::Names;
 use crate::channel::local::Local;
-use crate::cli::host::RuntimeRow;
-use crate::config::{Config, Home, LocalAgent};
-use crate::engine::journal::{Journal, JournalOptions, LoadReport};
+use crate::config::{Config, Home};
+use crate::engine::admission::Memory;
+use crate::engine::journal::{Journal, JournalOptions, Record};
 use crate::engine::ports::{ProcessId, PromptBuilder};
-use crate::engine::route::{Match, Route, Routes};
+use crate::engine::route::{Route, Routes};
 use crate::engine::sessions::SessionStore;
 use crate::engine::transcript::Writer;
-use crate::engine::{Parts, Rotation, Settings, now_ms};
+use crate::engine::{LINGERS, Lingering, Parts, Rotation, Settings, now_ms};
 use crate::prompt::{Homes, Prompts};
-use crate::runtime::{Registry, RuntimeSettings, process};
+use crate::runtime::settings::Warm;
+use crate::runtime::{Registry, RuntimeSettings, claude_code, process};
 use crate::serve::follow::Follow;
 use crate::store::{Disk, RealDisk};
 
 /// Everything that an engine needs, and the names that the control socket knows.
 pub(super) fn assemble(home: &Home, config: &Config, follow: Arc<Follow>) -> Result<(Parts, Names), String> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    // What it finds it logs itself.
     let opened = Journal::open(&home.journal(), Arc::clone(&disk), JournalOptions::default())
         .map_err(|e| format!("{}: {e}", home.journal().display()))?;
-    report(&opened.report);
     let (sessions, notes) = SessionStore::load(&home.sessions(), disk, now_ms())
         .map_err(|e| format!("{}: {e}", home.sessions().display()))?;
     for warning in notes.warnings {
@@ -31,9 +33,10 @@ pub(super) fn assemble(home: &Home, config: &Config, follow: Arc<Follow>) -> Res
     let registry = Registry::new(runtime_settings(home, config));
     let prompts = Arc::new(Prompts::new(homes(home), Box::new(|_| None)));
     let names = Names {
-        agents: config.local_agents.iter().map(|a| a.name.clone()).collect(),
+        agents: Arc::new(Agents::new(config.local_agents.clone())),
         runtimes: registry.ids().into_iter().map(str::to_owned).collect(),
     };
+    make_workspaces(home, config);
     let parts = Parts {
         journal: opened.journal,
         sessions,
@@ -65,11 +68,19 @@ fn settings(home: &Home, config: &Config) -> Settings {
         max_turns: config.max_concurrent_turns,
         turn_limit: config.turn_timeout,
         carry_superseded: config.carry_superseded,
+        parking: config.parking,
+        memory: Memory {
+            reserve_mb: config.memory_reserve_mb,
+            per_turn_mb: config.memory_per_turn_mb,
+            ..Memory::default()
+        },
+        silent_after: config.silent_turn,
         rotation: Rotation { turns: config.rotation.max_turns, tokens: config.rotation.max_input_tokens },
         verbose_blocks: std::env::var("BOTCORD_TRANSCRIPT_BLOCKS").as_deref() == Ok("verbose")
             || std::env::var("BOTCORD_TRACE_VERBOSE").as_deref() == Ok("1"),
         // So that `bellhop` inside a turn finds this daemon.
         child_env: vec![("BELLHOP_HOME".into(), home.root().display().to_string())],
+        approvals: config.approvals,
         ..Settings::default()
     }
 }
@@ -83,6 +94,11 @@ pub(super) fn runtime_settings(home: &Home, config: &Config) -> RuntimeSettings 
     settings.prompt_via = config.prompt_via;
     settings.permissions = config.runtime_permissions;
     settings.acp_runtimes.clone_from(&config.acp_runtimes);
+    settings.warm = Warm {
+        keep: config.claude_warm,
+        max: config.claude_warm_max,
+        reserve: config.memory_reserve_mb.saturating_mul(1 << 20),
+    };
     if let Some(limit) = config.idle_timeout {
         let limit = Some(limit).filter(|l| !l.is_zero());
         settings.ndjson_idle = limit;
@@ -92,70 +108,52 @@ pub(super) fn runtime_settings(home: &Home, config: &Config) -> RuntimeSettings 
 }
 
 /// Which runtime answers whom: the configured routes, then one per local agent, then the default.
-fn routes(home: &Home, config: &Config, registry: &Registry) -> Routes {
+pub(super) fn routes(home: &Home, config: &Config, registry: &Registry) -> Routes {
     let default = match &config.default_route {
         Some(route) => route.clone(),
         None => {
             Route { runtime: registry.first_available().to_owned(), cwd: home.root().to_owned(), ..Route::default() }
         }
     };
-    let local = |agent: &LocalAgent| {
-        let mut route = Route {
-            matches: Match { channel: Some("local".into()), account_id: Some(agent.name.clone()), ..Match::default() },
-            trust_level: Some(agent.trust),
-            ..default.clone()
-        };
-        if let Some(runtime) = &agent.runtime {
-            route.runtime.clone_from(runtime);
+    let managed = config.local_agents.iter().map(|agent| agents::route(home, agent, &default)).collect();
+    Routes { user: config.routes.clone(), managed, default }
+}
+
+/// Makes the directories in which local agents work that have no other. One that cannot be made is named by
+/// the first turn that wants it.
+fn make_workspaces(home: &Home, config: &Config) {
+    for agent in config.local_agents.iter().filter(|a| a.cwd.is_none()) {
+        let dir = home.workspace(&agent.name);
+        if let Err(e) = RealDisk.create_dir(&dir) {
+            log::warn!("daemon.no_workspace dir={} error={e}", dir.display());
         }
-        route.cwd = agent.cwd.clone().unwrap_or_else(|| home.workspace(&agent.name));
-        route
-    };
-    Routes { user: config.routes.clone(), managed: config.local_agents.iter().map(local).collect(), default }
-}
-
-/// Ends what the journal says was running when the last daemon died, before any of its sessions is resumed.
-pub(super) fn end_interrupted(journal: &Journal) {
-    let turns: Vec<(String, Option<ProcessId>)> = journal
-        .view(|ledger| ledger.turns().filter(|t| t.result.is_none()).map(|t| (t.id.clone(), t.process)).collect());
-    if turns.is_empty() {
-        return;
-    }
-    let marks: Vec<(&str, Option<ProcessId>)> = turns.iter().map(|(id, process)| (id.as_str(), *process)).collect();
-    let killed = process::sweep_turns(&marks);
-    log::info!("daemon.swept turns={} killed={killed}", turns.len());
-}
-
-/// Says what was found in the journal, one line each.
-fn report(found: &LoadReport) {
-    for line in &found.bad_lines {
-        log::error!("journal.bad_line {line}");
-    }
-    for path in &found.quarantined {
-        log::error!("journal.quarantined kept={}", path.display());
-    }
-    if found.torn_tail {
-        log::warn!("journal.torn_tail dropped=1");
-    }
-    if found.unknown > 0 {
-        log::warn!("journal.unknown_records kept={}", found.unknown);
-    }
-    if let Some(why) = &found.broken {
-        log::error!("journal.broken error={why}");
     }
 }
 
-/// What the doctor shows of the runtimes.
-pub(super) fn runtime_rows(home: &Home, config: &Config) -> Vec<RuntimeRow> {
-    let registry = Registry::new(runtime_settings(home, config));
-    let row = |probe: crate::runtime::Probe| RuntimeRow {
-        id: probe.descriptor.id.to_owned(),
-        name: probe.descriptor.name.to_owned(),
-        ok: probe.path.is_some(),
-        version: probe.version,
-        path: probe.path.map(|p| p.display().to_string()),
-        hint: probe.descriptor.install_hint.map(str::to_owned),
-        notes: probe.problem.into_iter().collect(),
-    };
-    registry.probe().into_iter().map(row).collect()
+/// Ends what the journal says was running when the last daemon died, before any of its sessions is resumed:
+/// the turns without a result, CLIs that had given theirs and not ended yet, and those that were kept warm.
+pub(super) fn end_interrupted(journal: &Journal, home: &Home) {
+    claude_code::warm::end_leftovers(&RuntimeSettings::from_env(home.root()));
+    let (mut turns, lingering) = journal.view(|ledger| {
+        let open = ledger.turns().filter(|t| t.result.is_none());
+        let open: Vec<(String, Option<ProcessId>)> = open.map(|t| (t.id.clone(), t.process)).collect();
+        let notes = ledger.notes(LINGERS).map(|(key, note)| (key.to_owned(), note.value.clone()));
+        (open, notes.collect::<Vec<_>>())
+    });
+    for (_, value) in &lingering {
+        // What one that has ended by itself left running was left on purpose.
+        if let Ok(Lingering { turn, process }) = serde_json::from_value(value.clone())
+            && process::Process::pid_lives(process)
+        {
+            turns.push((turn, Some(process)));
+        }
+    }
+    if !turns.is_empty() {
+        let marks: Vec<(&str, Option<ProcessId>)> = turns.iter().map(|(id, process)| (id.as_str(), *process)).collect();
+        let killed = process::sweep_turns(&marks);
+        log::info!("daemon.swept turns={} killed={killed}", turns.len());
+    }
+    for (key, _) in lingering {
+        drop(journal.append(Record::Forget { key }));
+    }
 }

@@ -114,6 +114,6 @@ mod tests {
         token.wake();
         assert!(!token.sleep(Duration::from_millis(5)));
         token.cancel(CancelReason::User);
-        assert!(token.sleep(Duration::from_secs(3600)));
+        assert!(token.sleep(Duration::from_hours(1)));
     }
 }

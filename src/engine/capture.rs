@@ -2,6 +2,7 @@
 
 use super::ports::FailureSummary;
 use crate::crypto;
+use crate::failure;
 use crate::redact;
 
 /// A captured failure.
@@ -9,7 +10,8 @@ use crate::redact;
 pub struct Capture {
     /// The error, redacted, its last 2 048 units.
     pub message: String,
-    /// The same with the exit code, if the text does not name it.
+    /// The same for people: error bodies are replaced by what they say, and the exit code is added if the text
+    /// does not name it.
     pub safe: String,
     /// `err_` and twelve hex digits, unique per occurrence.
     pub error_ref: String,
@@ -22,9 +24,10 @@ pub fn capture(error: &str, partial: Option<&FailureSummary>, turn_id: &str, run
         text => text,
     };
     let code = partial.and_then(|p| p.exit_code);
+    let shown = failure::readable(&message);
     let safe = match code {
-        Some(code) if !message.contains(&format!("code {code}")) => format!("{message} (exit code {code})"),
-        _ => message.clone(),
+        Some(code) if !shown.contains(&format!("code {code}")) => format!("{shown} (exit code {code})"),
+        _ => shown,
     };
     let nonce = crypto::hex(&crypto::random::<16>());
     let seed = serde_json::json!([turn_id, runtime, message, code, nonce]).to_string();

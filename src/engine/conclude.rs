@@ -16,7 +16,8 @@ use super::records::{self, Ended};
 use super::sessions::{SessionChange, SessionEntry};
 use super::transcript::{FailureFacts, RuntimeFailure, TurnErrorPhase};
 use super::turn::Turn;
-use super::{now_ms, persist};
+use super::waits::Cause;
+use super::{dead, now_ms, parking, persist};
 use crate::message::{Inbound, Outbound, OutboundKind};
 
 /// How long a lane rests when the journal could not take the start of its turn.
@@ -27,7 +28,8 @@ pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
     if turn.concluded.swap(true, Ordering::AcqRel) {
         return false;
     }
-    let cancelled = turn.token.reason();
+    // What was whole when the shutdown came is answered: a second run would do everything twice.
+    let cancelled = turn.token.reason().filter(|why| *why != CancelReason::Shutdown || !is_whole(&run));
     turn.signals.end(cancelled == Some(CancelReason::Superseded));
     let outcome = {
         let progress = turn.progress();
@@ -42,7 +44,15 @@ pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
         };
         outcome::decide(&run, &facts, |error| captured(turn, &run, error))
     };
+    let parked = if cancelled.is_none() { parking::cause(core, turn, &run) } else { None };
+    if parked.is_none() {
+        parking::ended(core, turn, &run);
+    }
     let ending = match cancelled {
+        _ if parked.is_some() => {
+            park(core, turn, &run, &outcome, parked);
+            Ending::Carried
+        }
         Some(CancelReason::Superseded) if core.settings.carry_superseded => {
             log::info!("turn.superseded queue={} turn={}", turn.key, turn.id);
             Ending::Carried
@@ -50,6 +60,7 @@ pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
         Some(CancelReason::Shutdown) => {
             log::info!("turn.interrupted queue={} turn={}", turn.key, turn.id);
             drop(core.journal.append(Record::Interrupted { turn: turn.id.clone() }));
+            core.lock().interrupted += 1;
             Ending::Settled
         }
         _ => {
@@ -59,6 +70,25 @@ pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
     };
     core.turn_over(&turn.key, &turn.id, ending);
     true
+}
+
+/// The runtime cannot work for a while: what the run left is kept, and its messages wait.
+fn park(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: &Outcome, cause: Option<Cause>) {
+    let Some(cause) = cause else { return };
+    let result = match run {
+        Run::Returned(result) => Some(result),
+        Run::Threw(_) => None,
+    };
+    keep_session(core, turn, &outcome.session, result);
+    if let Some((phase, failure)) = &outcome.failed {
+        let ms = turn.began.elapsed().as_millis() as u64;
+        records::turn_error(core, turn, *phase, failure, ms, Some(evidence(turn, run, failure, ms)));
+    }
+    parking::park(core, turn, run, cause);
+}
+
+fn is_whole(run: &Run) -> bool {
+    matches!(run, Run::Returned(_)) && run.error().is_none() && !run.reply().is_empty()
 }
 
 /// Everything after the decision, for a turn that is not to run again.
@@ -255,6 +285,7 @@ pub(super) fn defer(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
     turn.signals.end(true);
     let mut state = core.lock();
     state.live.remove(&turn.id);
+    state.waits.left(&turn.id);
     state.queues.finished(&turn.key, &turn.id, Ending::Carried);
     state.queues.set_blocked(&turn.key, true);
     drop(state);
@@ -295,6 +326,7 @@ pub(super) fn dead_letter(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
     let started =
         Record::Started { e: turn.entries(), turn: turn.id.clone(), attempt: turn.attempt, rt: turn.runtime.clone() };
     drop(core.journal.append(started));
+    dead::keep(core, &turn.entries(), &format!("interrupted {attempts} times"));
     let text = format!("⚠️ This message was interrupted {attempts} times and is not tried again.");
     finish(core, turn, &Run::Returned(RunResult::default()), internal("interrupted", text));
     core.turn_over(&turn.key, &turn.id, Ending::Settled);

@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use super::admission::LOOK_AGAIN_MS;
+use super::approvals::Approvals;
 use super::cancel::{CancelReason, CancelToken};
 use super::journal::Journal;
 use super::outbox::Outbox;
@@ -18,7 +20,8 @@ use super::route::{QueueMode, Route, Routes};
 use super::timer::Timers;
 use super::transcript::{DropReason, Writer};
 use super::turn::{self, Turn};
-use super::{Settings, conclude, now_ms, records};
+use super::waits::{Admission, Waits};
+use super::{Settings, conclude, now_ms, parking, records};
 use crate::message::Inbound;
 
 /// Stack of a turn's thread: the adapters' parsers recurse over JSON of up to 128 levels.
@@ -65,8 +68,35 @@ pub(super) struct State {
     pub(super) queues: Queues<Job>,
     pub(super) live: HashMap<String, Arc<Live>>,
     pub(super) phase: Phase,
+    /// Turns that a shutdown has interrupted.
+    pub(super) interrupted: usize,
     /// Queue keys with entries in the journal that were left alone at start-up.
     pub(super) dormant: HashSet<String>,
+    /// Messages that are set aside, by their entries.
+    pub(super) shelf: HashMap<String, Shelved>,
+    /// Runtimes that cannot work for a while.
+    pub(super) waits: Waits,
+    /// A timer for the next probe is set.
+    pub(super) wait_timer: bool,
+    /// The last turn that was to start had to wait for memory.
+    pub(super) memory_low: bool,
+    /// A timer for the next look at the memory is set.
+    pub(super) memory_timer: bool,
+}
+
+/// A message that is set aside.
+pub(super) struct Shelved {
+    pub(super) turn_id: String,
+    pub(super) job: Job,
+    /// Its room was asked whether to go on.
+    pub(super) asked: bool,
+}
+
+/// What a channel was last seen doing, in Unix milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Activity {
+    pub(super) inbound: Option<i64>,
+    pub(super) delivered: Option<i64>,
 }
 
 /// The engine's inside.
@@ -82,7 +112,14 @@ pub(super) struct Core {
     pub(super) transcripts: Writer,
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
+    pub(super) approvals: Approvals,
     pub(super) state: Mutex<State>,
+    /// By channel; there are as many as there are channels.
+    pub(super) activity: Mutex<HashMap<String, Activity>>,
+    /// Conversations that were told that no more is taken.
+    pub(super) full: Mutex<HashSet<String>>,
+    /// Held by a person's change of the queue: one at a time.
+    pub(super) operator: Mutex<()>,
     /// Signalled whenever a turn has ended.
     pub(super) turn_ended: Condvar,
 }
@@ -101,6 +138,11 @@ impl Core {
         Arc::new(routes.resolve(message).clone())
     }
 
+    /// Remembers that a channel was seen doing something.
+    pub(super) fn saw(&self, channel: &str, what: impl FnOnce(&mut Activity)) {
+        what(self.activity.lock().unwrap_or_else(PoisonError::into_inner).entry(channel.to_owned()).or_default());
+    }
+
     /// Tells every observer; a panic in one is logged and hurts nobody.
     pub(super) fn observe(&self, event: &TurnEvent<'_>) {
         for observer in &self.observers {
@@ -112,8 +154,14 @@ impl Core {
 
     /// Puts a job into its lane and starts what can be started. Returns how much is before it.
     pub(super) fn enqueue(self: &Arc<Self>, turn_id: String, job: Job) -> usize {
+        self.enqueue_as(turn_id, job, None)
+    }
+
+    /// The same in another mode than the job's own.
+    pub(super) fn enqueue_as(self: &Arc<Self>, turn_id: String, job: Job, mode: Option<Mode>) -> usize {
         let key = job.message.queue_key();
-        let arrival = Arrival { turn_id, mode: self.mode(&job), owner: job.message.is_owner_chat(), payload: job };
+        let mode = mode.unwrap_or_else(|| self.mode(&job));
+        let arrival = Arrival { turn_id, mode, owner: job.message.is_owner_chat(), payload: job };
         let mut state = self.lock();
         let ahead = state.queues.ahead(&key);
         let order = state.queues.arrive(&key, arrival);
@@ -150,6 +198,7 @@ impl Core {
         if !live.token.cancel(reason) {
             return;
         }
+        self.approvals.end(turn_id);
         let core = Arc::clone(self);
         let turn_id = turn_id.to_owned();
         self.timers.after(self.settings.abandon_after, move || conclude::abandon(&core, &turn_id));
@@ -180,11 +229,12 @@ impl Core {
         if state.phase != Phase::Running {
             return None;
         }
-        let start = state.queues.next(self.settings.max_turns)?;
+        let start = self.next_start(state)?;
         let token = match CancelToken::new() {
             Ok(token) => token,
             Err(e) => {
                 log::error!("turn.no_descriptor queue={} error={e}", start.key);
+                state.waits.left(&start.turn_id);
                 state.queues.finished(&start.key, &start.turn_id, Ending::Carried);
                 self.pump_later();
                 return None;
@@ -205,10 +255,49 @@ impl Core {
         Some((start, live))
     }
 
+    /// The next turn that memory and its runtime's state allow.
+    fn next_start(self: &Arc<Self>, state: &mut State) -> Option<Start<Job>> {
+        let ages = state.live.values().map(|live| live.began.elapsed().as_millis() as u64);
+        if state.queues.has_ready() && !self.settings.memory.admits(ages) {
+            if !std::mem::replace(&mut state.memory_low, true) {
+                log::info!("turn.waits_for_memory running={}", state.live.len());
+            }
+            if !std::mem::replace(&mut state.memory_timer, true) {
+                let core = Arc::clone(self);
+                self.timers.after(Duration::from_millis(LOOK_AGAIN_MS), move || {
+                    core.lock().memory_timer = false;
+                    core.pump();
+                });
+            }
+            return None;
+        }
+        state.memory_low = false;
+        let State { queues, waits, .. } = state;
+        if waits.is_empty() {
+            return queues.next(self.settings.max_turns);
+        }
+        let now = now_ms();
+        let start = queues.next_admitted(self.settings.max_turns, |arrival| {
+            let job = &arrival.payload;
+            let key = parking::key(job);
+            waits.admits(&key, now) != Admission::Wait
+                || waits.get(&key).is_none_or(|w| !parking::applies(self, job, w.cause))
+        })?;
+        if let Some(last) = start.arrivals.last() {
+            let key = parking::key(&last.payload);
+            if waits.admits(&key, now) == Admission::Probe {
+                log::info!("wait.probe on={key} turn={}", start.turn_id);
+                waits.probing(&key, &start.turn_id);
+            }
+        }
+        Some(start)
+    }
+
     /// Undoes [`Core::next`] and tries again in a second.
     fn put_back(self: &Arc<Self>, key: &str, turn_id: &str) {
         let mut state = self.lock();
         state.live.remove(turn_id);
+        state.waits.left(turn_id);
         state.queues.finished(key, turn_id, Ending::Carried);
         drop(state);
         self.pump_later();
@@ -223,6 +312,7 @@ impl Core {
     pub(super) fn turn_over(&self, key: &str, turn_id: &str, ending: Ending) {
         let mut state = self.lock();
         state.live.remove(turn_id);
+        state.waits.left(turn_id);
         state.queues.finished(key, turn_id, ending);
         drop(state);
         self.turn_ended.notify_all();

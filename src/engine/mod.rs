@@ -5,10 +5,14 @@
 //! by [`outcome`] and carried out by [`conclude`]; the reply leaves through the [`outbox`]. After a crash
 //! [`recover`] reads the journal and goes on where it stopped.
 
+pub mod admission;
+pub mod approvals;
+pub mod backlog;
 pub mod cancel;
 mod capture;
 mod conclude;
 mod core;
+mod dead;
 pub mod fuse;
 pub mod gate;
 pub mod journal;
@@ -16,9 +20,12 @@ pub mod keys;
 pub mod loop_risk;
 pub mod mention;
 pub mod merge;
+mod notice;
+pub mod operator;
 pub mod outbox;
 pub mod outcome;
 pub mod park;
+mod parking;
 mod persist;
 pub mod policy;
 pub mod ports;
@@ -35,11 +42,13 @@ mod status;
 pub mod timer;
 pub mod transcript;
 mod turn;
+pub mod waits;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use self::approvals::{ApprovalPolicy, Approvals};
 use self::cancel::CancelReason;
 use self::core::{Core, Job, Phase, State};
 use self::journal::{Accept, Journal};
@@ -54,8 +63,10 @@ use self::transcript::Writer;
 use crate::message::{Inbound, SenderKind};
 use crate::text::trim;
 
+pub use self::persist::{forget_noted_sessions, noted_sessions};
 pub use self::recover::{Recovered, Recovery};
-pub use self::status::{EngineStatus, RunningTurn};
+pub use self::sink::{LINGERS, Lingering};
+pub use self::status::{ChannelPulse, EngineStatus, RunningTurn, Stalled};
 
 /// When a session is left for a fresh one; 0 switches a criterion off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,26 +99,38 @@ pub struct Settings {
     pub abandon_after: Duration,
     /// Messages that were accepted longer ago than this are not run at start-up.
     pub stale_after: Duration,
+    /// What makes messages wait instead of being answered with an error. Default: nothing.
+    pub parking: waits::Parking,
+    /// Memory that is kept free. Default: not looked at.
+    pub memory: admission::Memory,
+    /// A running turn without progress for so long, while none of its tools runs, is told of; zero: never.
+    pub silent_after: Duration,
     /// Whether transcripts hold the runtimes' events themselves.
     pub verbose_blocks: bool,
     /// Variables for every child.
     pub child_env: Vec<(String, String)>,
+    /// Who decides about tool calls; [`Engine::set_approval_policy`] changes it later.
+    pub approvals: ApprovalPolicy,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             max_turns: default_max_turns(),
-            turn_limit: Duration::from_secs(1_800),
+            turn_limit: Duration::from_mins(30),
             carry_superseded: true,
             max_waiting: 1_000,
             max_attempts: 3,
             rotation: Rotation { turns: 25, tokens: 160_000 },
             outbox_delays: outbox::DELAYS.to_vec(),
             abandon_after: Duration::from_secs(20),
-            stale_after: Duration::from_secs(24 * 3_600),
+            stale_after: Duration::from_hours(24),
+            parking: waits::Parking::default(),
+            memory: admission::Memory::default(),
+            silent_after: Duration::from_mins(10),
             verbose_blocks: false,
             child_env: Vec::new(),
+            approvals: ApprovalPolicy::default(),
         }
     }
 }
@@ -157,6 +180,18 @@ pub enum Acceptance {
     Refused(String),
 }
 
+/// The turn in which an agent writes to another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// The turn.
+    pub turn_id: String,
+    /// [`Inbound::hops`] of what it answers.
+    pub hops: u32,
+    /// Queue keys of the turns that may be waiting for it, itself first: what is put behind one of them may wait for
+    /// itself.
+    pub queues: Vec<String>,
+}
+
 /// The turn engine. Clones are the same one.
 #[derive(Clone)]
 pub struct Engine {
@@ -168,6 +203,7 @@ impl Engine {
     pub fn new(parts: Parts) -> std::io::Result<Self> {
         let Parts { journal, sessions, transcripts, runtimes, prompts, observers, channels, routes, settings } = parts;
         let core = Core {
+            approvals: Approvals::new(settings.approvals),
             settings,
             sessions: Sessions::new(sessions, &journal),
             journal,
@@ -183,8 +219,17 @@ impl Engine {
                 queues: Queues::default(),
                 live: HashMap::new(),
                 phase: Phase::Running,
+                interrupted: 0,
                 dormant: HashSet::new(),
+                shelf: HashMap::new(),
+                waits: waits::Waits::default(),
+                wait_timer: false,
+                memory_low: false,
+                memory_timer: false,
             }),
+            activity: Mutex::default(),
+            full: Mutex::default(),
+            operator: Mutex::default(),
             turn_ended: Condvar::new(),
         };
         Ok(Self { core: Arc::new(core) })
@@ -205,16 +250,18 @@ impl Engine {
             messages.into_iter().enumerate().filter(|(at, _)| answers[*at].is_none()).collect();
         let positions: Vec<usize> = wanted.iter().map(|(at, _)| *at).collect();
         let messages: Vec<Inbound> = wanted.into_iter().map(|(_, m)| m).collect();
+        // Only a refusal needs its message once more, and its room only once.
+        let rooms: Vec<notice::Place> = messages.iter().map(notice::Place::from).collect();
         let accepted = core.journal.accept(messages, now_ms());
-        for (at, accept) in positions.into_iter().zip(accepted) {
+        for ((at, accept), room) in positions.into_iter().zip(accepted).zip(rooms) {
             answers[at] = Some(match accept {
                 Accept::New { entry_id, message, ticket } => match ticket.wait() {
                     Ok(()) => self.take(entry_id, message),
-                    Err(e) => Acceptance::Refused(e.to_string()),
+                    Err(e) => notice::refused(core, &room, e.to_string(), notice::UNSTORED),
                 },
                 Accept::Pending { .. } => Acceptance::Pending,
                 Accept::Terminal => Acceptance::Finished,
-                Accept::Refused { why } => Acceptance::Refused(why),
+                Accept::Refused { why } => notice::refused(core, &room, why, notice::UNSTORED),
             });
         }
         answers.into_iter().flatten().collect()
@@ -238,13 +285,20 @@ impl Engine {
             return Some(Acceptance::Refused("the daemon is shutting down".into()));
         }
         let waiting = state.queues.waiting(&message.queue_key());
-        (waiting >= core.settings.max_waiting)
-            .then(|| Acceptance::Refused(format!("{waiting} messages wait in this conversation already")))
+        drop(state);
+        let full = waiting >= core.settings.max_waiting;
+        full.then(|| {
+            let why = format!("{waiting} messages wait in this conversation already");
+            notice::refused(core, &notice::Place::from(message), why.clone(), &why)
+        })
     }
 
     /// A durable message goes into its lane.
     fn take(&self, entry: String, message: Arc<Inbound>) -> Acceptance {
         let core = &self.core;
+        notice::accepted(core, &message);
+        // What the room was asked about goes along with the answer, in one turn.
+        let mode = operator::answer(core, &message).then_some(queue::Mode::Coalesce);
         recover::wake_dormant(core, &message.queue_key(), Some(&entry));
         let turn_id = keys::uuid_v4();
         records::inbound(core, &message, &turn_id);
@@ -253,12 +307,13 @@ impl Engine {
             "inbound.accepted queue={} id={:?} ahead={ahead} text={:?}",
             message.queue_key(),
             message.id,
-            crate::text::preview(&crate::redact::text(&message.text))
+            crate::redact::preview(&message.text)
         );
         core.observe(&TurnEvent::Queued { message: &message, ahead });
         let route = core.route(&message);
         let job = Job { entry, message, route, attempts: 0, interrupted: false, resume: None };
-        core.enqueue(turn_id, job);
+        parking::tell_if_waiting(core, &job);
+        core.enqueue_as(turn_id, job, mode);
         Acceptance::Accepted { ahead }
     }
 
@@ -278,7 +333,13 @@ impl Engine {
     fn cancel_where(&self, wanted: impl Fn(&Inbound) -> bool) -> u64 {
         let core = &self.core;
         let mut state = core.lock();
-        let removed = state.queues.remove_waiting(|_, arrival| wanted(&arrival.payload.message));
+        let mut removed: Vec<(String, Job)> = state
+            .queues
+            .remove_waiting(|_, arrival| wanted(&arrival.payload.message))
+            .into_iter()
+            .map(|(_, arrival)| (arrival.turn_id, arrival.payload))
+            .collect();
+        removed.extend(state.shelf.extract_if(|_, s| wanted(&s.job.message)).map(|(_, s)| (s.turn_id, s.job)));
         let running: Vec<_> = state
             .live
             .iter()
@@ -293,9 +354,8 @@ impl Engine {
                 core.cancel(&turn_id, &live, CancelReason::User);
             }
         }
-        for (_, arrival) in removed {
+        for (turn_id, job) in removed {
             count += 1;
-            let (job, turn_id) = (arrival.payload, arrival.turn_id);
             let message = Arc::clone(&job.message);
             let settled = Settled { ids: message.ids(), why: "cancelled".into() };
             outbox::settle(core, &message.channel, vec![job.entry], settled);
@@ -328,6 +388,16 @@ impl Engine {
         *self.core.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
     }
 
+    /// Replaces the policy for tool calls; the next question meets the new one.
+    pub fn set_approval_policy(&self, policy: ApprovalPolicy) {
+        self.core.approvals.set_policy(policy);
+    }
+
+    /// Answers a question about a tool call; `false` when it does not wait (any more).
+    pub fn answer_approval(&self, id: &str, answer: ports::Approval) -> bool {
+        self.core.approvals.answer(id, answer)
+    }
+
     /// What runs, what waits, how the journal is.
     pub fn status(&self) -> EngineStatus {
         status::status(&self.core)
@@ -340,6 +410,25 @@ impl Engine {
             journal::Known::Pending { .. } => Some(false),
             journal::Known::Terminal => Some(true),
         }
+    }
+
+    /// What a message has behind it that is written in this turn of this agent; of any turn of the agent when that one
+    /// does not run (a process may outlive its first turn). `None`: the agent runs no turn.
+    pub fn asking(&self, turn_id: &str, agent: &str) -> Option<Asking> {
+        let state = self.core.lock();
+        let of_agent = |live: &core::Live| live.messages.iter().any(|m| m.account_id == agent);
+        let hops = |live: &core::Live| live.messages.iter().map(|m| m.hops).max().unwrap_or(0);
+        let exact = state.live.get_key_value(turn_id).filter(|(_, live)| of_agent(live));
+        let any = || state.live.iter().filter(|(_, live)| of_agent(live)).max_by_key(|(_, live)| hops(live));
+        let (id, live) = exact.or_else(any)?;
+        let mut asking = Asking { turn_id: id.clone(), hops: hops(live), queues: Vec::new() };
+        let mut next = Some(live);
+        // A turn cannot be its own ancestor, but what is on a disk may say so.
+        while let Some(live) = next.filter(|live| !asking.queues.contains(&live.key)) {
+            asking.queues.push(live.key.clone());
+            next = live.messages.iter().find_map(|m| state.live.get(m.overrides.as_ref()?.turn.as_ref()?));
+        }
+        Some(asking)
     }
 
     /// Interrupts every running turn now; they run again at the next start. Ends a draining early.
@@ -362,13 +451,14 @@ impl Engine {
         let core = &self.core;
         core.lock().phase = Phase::Draining;
         self.wait_idle(drain);
-        let interrupted = self.interrupt();
+        self.interrupt();
         self.wait_idle(core.settings.abandon_after + Duration::from_secs(5));
         core.timers.close();
         core.runtimes.close();
         core.sessions.flush(&core.journal);
         core.journal.close();
-        interrupted
+        let state = core.lock();
+        state.interrupted + state.live.len()
     }
 
     /// Waits until no turn runs, at most for `limit`; returns whether that is so.

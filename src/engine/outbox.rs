@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::core::Core;
-use super::journal::Record;
+use super::dead;
+use super::journal::{JournalError, Record};
 use super::ports::{Delivery, Settled};
 use super::records::Ended;
 use super::transcript::Delivery as Recorded;
 use crate::message::Outbound;
 
 /// Waits before the second, third and fourth attempt.
-pub const DELAYS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
+pub const DELAYS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_mins(1)];
 
 /// A reply with everything that its end needs.
 pub(super) struct Item {
@@ -55,6 +56,16 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    /// Number of replies that wait, by channel.
+    pub(super) fn by_channel(&self) -> HashMap<String, usize> {
+        let mut counts = HashMap::new();
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for item in queues.values().flat_map(|q| &q.items) {
+            *counts.entry(item.out.channel.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     /// Number of replies that wait.
     pub(super) fn len(&self) -> usize {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().map(|q| q.items.len()).sum()
@@ -131,7 +142,7 @@ fn retry(core: &Arc<Core>, key: &str, item: Item, after: Option<Duration>, why: 
         resolve(core, item, Err(why.to_owned()));
         return true;
     };
-    let delay = delay.max(after.unwrap_or_default()).min(Duration::from_secs(600));
+    let delay = delay.max(after.unwrap_or_default()).min(Duration::from_mins(10));
     log::warn!(
         "outbox.retry queue={key} out={} attempt={} in_ms={} why={why:?}",
         item.out.id,
@@ -165,41 +176,56 @@ fn resolve(core: &Arc<Core>, item: Item, result: Result<Option<String>, String>)
     let Item { out, entries, mut settled, record, .. } = item;
     let channel = out.channel.clone();
     let failure = result.as_ref().err().map(|why| crate::redact::text(why));
-    match result {
-        Ok(provider) => drop(core.journal.append(Record::Sent { out: out.id, turn: out.turn_id, provider })),
-        Err(_) => {
-            let why = failure.clone().unwrap_or_default();
-            log::warn!("outbox.given_up out={} conversation={} why={why:?}", out.id, out.conversation_id);
-            settled.why = "send_failed".into();
-            drop(core.journal.append(Record::Unsent { out: out.id, turn: out.turn_id, why }));
-        }
-    }
+    // Before the journal forgets the reply: a crash in between finds it there and looks into the transcript.
     if let Some(record) = record {
         let status = if failure.is_some() { Recorded::SendFailed } else { Recorded::Delivered };
         record.write(core, status, failure.as_deref());
+    }
+    match result {
+        Ok(provider) => {
+            core.saw(&channel, |a| a.delivered = Some(super::now_ms()));
+            // Synced with the end of its entries, which follows.
+            core.journal.append_behind(Record::Sent { out: out.id, turn: out.turn_id, provider });
+        }
+        Err(_) => {
+            let why = failure.unwrap_or_default();
+            log::warn!("outbox.given_up out={} conversation={} why={why:?}", out.id, out.conversation_id);
+            settled.why = "send_failed".into();
+            dead::keep_reply(core, &entries, &out, &format!("the reply could not be delivered: {why}"));
+            drop(core.journal.append(Record::Unsent { out: out.id, turn: out.turn_id, why }));
+        }
     }
     if !entries.is_empty() {
         settle(core, &channel, entries, settled);
     }
 }
 
-/// Entries are done: durably, then the channel acknowledges them.
+/// How long a record that could not be written waits for its next try.
+const SETTLE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Entries are done: durably, then the channel acknowledges them. While the journal cannot be written this is
+/// tried again and again, so that nothing stays unacknowledged once the disk is well.
 pub(super) fn settle(core: &Arc<Core>, channel: &str, entries: Vec<String>, settled: Settled) {
-    let channel = core.channel(channel);
-    let acked = entries.clone();
-    let journal = core.journal.clone();
-    let record = Record::Done { e: entries, why: settled.why.clone() };
+    let again = Arc::clone(core);
+    let channel = channel.to_owned();
+    let record = Record::Done { e: entries.clone(), why: settled.why.clone() };
     core.journal.append_then(
         record,
         Box::new(move |durable| {
-            if durable.is_err() {
-                return;
+            match durable {
+                Ok(()) => {}
+                Err(JournalError::Closed) => return,
+                Err(_) => {
+                    let core = Arc::clone(&again);
+                    again.timers.after(SETTLE_AGAIN, move || settle(&core, &channel, entries, settled));
+                    return;
+                }
             }
-            let Some(channel) = channel else { return };
+            let Some(channel) = again.channel(&channel) else { return };
             if catch_unwind(AssertUnwindSafe(|| channel.settled(&settled))).is_err() {
                 log::error!("channel.panic in=settled channel={}", channel.id());
             }
-            drop(journal.append(Record::Acked { e: acked }));
+            again.journal.append_behind(Record::Acked { e: entries });
         }),
     );
 }

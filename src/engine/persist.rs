@@ -4,13 +4,15 @@
 //! the file was written after the latest change of that key. So a crash at any point loses no session and
 //! brings back no old one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::core::Core;
-use super::journal::{Journal, Record};
+use super::journal::{self, Journal, JournalError, JournalOptions, Line, Record};
 use super::sessions::{SessionChange, SessionEntry, SessionStore, WRITE_DELAY};
+use crate::store::RealDisk;
 
 /// Prefix of the notes' keys.
 const NOTE: &str = "session:";
@@ -55,7 +57,7 @@ impl Sessions {
     pub(super) fn change(&self, journal: &Journal, change: &SessionChange) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         match serde_json::to_value(change) {
-            Ok(value) => drop(journal.append(Record::Note { key: format!("{NOTE}{}", change.key), value })),
+            Ok(value) => journal.append_behind(Record::Note { key: format!("{NOTE}{}", change.key), value }),
             Err(e) => log::error!("session.unwritable key={} error={e}", change.key),
         }
         self.store.apply(change);
@@ -80,7 +82,7 @@ impl Sessions {
         pending.1.retain(|key, generation| {
             let written = *generation <= upto;
             if written {
-                drop(journal.append(Record::Forget { key: format!("{NOTE}{key}") }));
+                journal.append_behind(Record::Forget { key: format!("{NOTE}{key}") });
             }
             !written
         });
@@ -105,4 +107,46 @@ pub(super) fn flush_soon(core: &Arc<Core>) {
             log::warn!("session.thread_failed error={e}");
         }
     });
+}
+
+/// Session changes that the journal in `dir` carries and `sessions.json` may not hold yet, by key: what a daemon that
+/// was killed has left. Only reads; works beside a running daemon. No journal is an empty one.
+pub fn noted_sessions(dir: &Path) -> std::io::Result<Vec<SessionChange>> {
+    let lines = match journal::dump(dir) {
+        Ok(lines) => lines,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut noted = BTreeMap::new();
+    for line in lines.flatten() {
+        let Line::Known(stamped) = line.line else { continue };
+        match stamped.record {
+            // A new segment says everything that still holds.
+            Record::Base => noted.clear(),
+            Record::Note { key, value } => {
+                if let (true, Ok(change)) = (key.starts_with(NOTE), serde_json::from_value::<SessionChange>(value)) {
+                    noted.insert(key, change);
+                }
+            }
+            Record::Forget { key } => drop(noted.remove(&key)),
+            _ => {}
+        }
+    }
+    Ok(noted.into_values().collect())
+}
+
+/// Makes the journal in `dir` forget sessions, so that the next start does not bring them back from there. Durable when
+/// it returns. The caller holds the lock of the home and changes `sessions.json` itself, afterwards.
+pub fn forget_noted_sessions(dir: &Path, keys: &[String]) -> Result<(), JournalError> {
+    let opened = Journal::open(dir, Arc::new(RealDisk), JournalOptions::default())?;
+    let tickets: Vec<_> = keys
+        .iter()
+        .filter_map(|key| {
+            let value = serde_json::to_value(SessionChange { key: key.clone(), entry: None }).ok()?;
+            Some(opened.journal.append(Record::Note { key: format!("{NOTE}{key}"), value }))
+        })
+        .collect();
+    let done = tickets.iter().try_for_each(super::journal::Ticket::wait);
+    opened.journal.close();
+    done
 }

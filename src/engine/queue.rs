@@ -146,6 +146,10 @@ impl<T: Clone> Queues<T> {
     pub fn set_blocked(&mut self, key: &str, blocked: bool) {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.blocked = blocked;
+            // Everything may have been taken out of it meanwhile.
+            if !blocked && lane.current.is_none() && lane.waiting.is_empty() {
+                self.lanes.remove(key);
+            }
             self.offer(key);
         }
     }
@@ -153,23 +157,64 @@ impl<T: Clone> Queues<T> {
     /// The next turn to start, if fewer than `limit` run. The caller starts it and reports its end with
     /// [`Queues::finished`].
     pub fn next(&mut self, limit: usize) -> Option<Start<T>> {
+        self.next_admitted(limit, |_| true)
+    }
+
+    /// The same, of those lanes whose next turn is admitted, by the arrival that gives it its name. The others
+    /// keep their places.
+    pub fn next_admitted(&mut self, limit: usize, mut admit: impl FnMut(&Arrival<T>) -> bool) -> Option<Start<T>> {
         if self.running >= limit {
             return None;
         }
-        loop {
-            let key = self.ready_owner.pop_front().or_else(|| self.ready.pop_front())?;
+        let mut passed_over = (Vec::new(), Vec::new());
+        let start = loop {
+            let (key, owner) = match self.ready_owner.pop_front() {
+                Some(key) => (key, true),
+                None => match self.ready.pop_front() {
+                    Some(key) => (key, false),
+                    None => break None,
+                },
+            };
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            let count = batch(&lane.waiting);
+            let admitted = count.checked_sub(1).and_then(|at| lane.waiting.get(at)).is_none_or(&mut admit);
+            if !admitted && !lane.blocked && lane.current.is_none() {
+                let list = if owner { &mut passed_over.0 } else { &mut passed_over.1 };
+                list.push(key);
+                continue;
+            }
             lane.in_ready = false;
             if lane.blocked || lane.current.is_some() {
                 continue;
             }
-            let arrivals = take(&mut lane.waiting);
+            let arrivals: Vec<_> = lane.waiting.drain(..count).collect();
             let Some(last) = arrivals.last() else { continue };
             let turn_id = last.turn_id.clone();
             lane.current = Some(Current { turn_id: turn_id.clone(), arrivals: arrivals.clone(), superseded: false });
             self.running += 1;
-            return Some(Start { key, turn_id, arrivals });
+            break Some(Start { key, turn_id, arrivals });
+        };
+        passed_over.0.into_iter().rev().for_each(|key| self.ready_owner.push_front(key));
+        passed_over.1.into_iter().rev().for_each(|key| self.ready.push_front(key));
+        start
+    }
+
+    /// Whether a lane may have a turn to start.
+    pub fn has_ready(&self) -> bool {
+        !self.ready_owner.is_empty() || !self.ready.is_empty()
+    }
+
+    /// Changes what a lane's running turn will be carried on with, see [`Ending::Carried`].
+    pub fn amend_current(&mut self, key: &str, turn_id: &str, change: impl FnMut(&mut T)) {
+        let current = self.lanes.get_mut(key).and_then(|l| l.current.as_mut()).filter(|c| c.turn_id == turn_id);
+        if let Some(current) = current {
+            current.arrivals.iter_mut().map(|a| &mut a.payload).for_each(change);
         }
+    }
+
+    /// Everything that waits, with its lane.
+    pub fn arrivals(&self) -> impl Iterator<Item = (&str, &Arrival<T>)> {
+        self.lanes.iter().flat_map(|(key, lane)| lane.waiting.iter().map(|a| (key.as_str(), a)))
     }
 
     /// The lane's turn has ended. With [`Ending::Carried`] its messages go to the front of the lane.
@@ -225,13 +270,12 @@ impl<T: Clone> Queues<T> {
     }
 }
 
-/// Takes what becomes one turn from the front of a lane: everything up to the last message that cancels;
+/// How many messages at the front of a lane become one turn: everything up to the last message that cancels;
 /// else the run of messages that coalesce; else one.
-fn take<T>(waiting: &mut VecDeque<Arrival<T>>) -> Vec<Arrival<T>> {
+fn batch<T>(waiting: &VecDeque<Arrival<T>>) -> usize {
     let cancelling = waiting.iter().rposition(|a| a.mode == Mode::CancelPrevious).map(|at| at + 1);
     let coalescing = waiting.iter().take_while(|a| a.mode == Mode::Coalesce).count();
-    let count = cancelling.unwrap_or(coalescing.max(1)).min(waiting.len());
-    waiting.drain(..count).collect()
+    cancelling.unwrap_or(coalescing.max(1)).min(waiting.len())
 }
 
 #[cfg(test)]
@@ -244,6 +288,17 @@ mod tests {
 
     fn ids(start: &Start<()>) -> Vec<&str> {
         start.arrivals.iter().map(|a| a.turn_id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_lane_that_was_emptied_while_it_was_blocked_is_forgotten() {
+        let mut q = Queues::default();
+        assert_eq!(q.arrive("k", arrival("1", Mode::Single)), None);
+        q.set_blocked("k", true);
+        assert_eq!(q.remove_waiting(|_, _| true).len(), 1);
+        assert!(!q.is_idle());
+        q.set_blocked("k", false);
+        assert!(q.is_idle());
     }
 
     #[test]
@@ -342,6 +397,20 @@ mod tests {
         assert_eq!(q.next(9), None);
         q.set_blocked("k", false);
         assert_eq!(q.next(9).unwrap().turn_id, "1");
+    }
+
+    #[test]
+    fn a_lane_that_is_not_admitted_keeps_its_place_and_holds_nobody_up() {
+        let mut q = Queues::default();
+        for (key, owner) in [("o", true), ("a", false), ("b", false), ("c", false)] {
+            let _ = q.arrive(key, Arrival { owner, ..arrival(key, Mode::Single) });
+        }
+        assert_eq!(q.next_admitted(9, |a| a.turn_id == "b").unwrap().key, "b");
+        assert_eq!(q.next_admitted(9, |_| false), None);
+        assert!(q.has_ready());
+        let order: Vec<_> = std::iter::from_fn(|| q.next(9)).map(|s| s.key).collect();
+        assert_eq!(order, ["o", "a", "c"]);
+        assert!(!q.has_ready());
     }
 
     #[test]

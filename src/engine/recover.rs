@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::core::{Core, Job, Phase};
-use super::journal::{Entry, EntryState, Record};
+use super::journal::{Entry, EntryState, OutboxItem, Record, Turn};
 use super::outbox::{self, Item};
 use super::ports::{Settled, TurnEvent};
-use super::{keys, now_ms};
-use crate::message::{Inbound, Outbound, OutboundKind};
+use super::records::Ended;
+use super::{dead, keys, notice, now_ms, operator, parking};
 
 /// How much of what waits is taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Recovered {
     pub stale: usize,
     /// Messages that were left for a daemon.
     pub dormant: usize,
+    /// Messages that somebody has set aside.
+    pub held: usize,
 }
 
 pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
@@ -46,6 +48,9 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     let oldest = now_ms() - core.settings.stale_after.as_millis() as i64;
     // Nothing starts before everything is in its lane: messages that supersede each other become one turn.
     core.lock().phase = Phase::Draining;
+    if how == Recovery::All {
+        parking::restore(core);
+    }
     found.replies = unsent(core);
     for entry in entries {
         match &entry.state {
@@ -69,7 +74,7 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
                     outbox::settle(core, &entry.channel, vec![entry.id], settled);
                 }
             }
-            EntryState::Waiting | EntryState::Running { .. } if entry.accepted_at < oldest => {
+            EntryState::Waiting | EntryState::Running { .. } if is_stale(&entry, oldest) => {
                 found.stale += 1;
                 stale.entry(entry.queue.clone()).or_default().push(entry);
             }
@@ -77,10 +82,14 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
                 found.dormant += 1;
                 core.lock().dormant.insert(entry.queue);
             }
+            EntryState::Waiting if entry.held => {
+                found.held += 1;
+                take_up(core, entry);
+            }
             EntryState::Waiting | EntryState::Running { .. } => {
                 found.requeued += 1;
                 found.interrupted += usize::from(entry.past.attempts > 0);
-                requeue(core, entry);
+                take_up(core, entry);
             }
         }
     }
@@ -91,12 +100,13 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     core.pump();
     if found != Recovered::default() {
         log::info!(
-            "engine.recovered requeued={} interrupted={} replies={} stale={} dormant={}",
+            "engine.recovered requeued={} interrupted={} replies={} stale={} dormant={} held={}",
             found.requeued,
             found.interrupted,
             found.replies,
             found.stale,
-            found.dormant
+            found.dormant,
+            found.held
         );
     }
     found
@@ -111,12 +121,17 @@ pub(super) fn wake_dormant(core: &Arc<Core>, key: &str, except: Option<&str>) {
     for entry in entries {
         let waits = matches!(entry.state, EntryState::Waiting | EntryState::Running { .. });
         if waits && Some(entry.id.as_str()) != except {
-            requeue(core, entry);
+            take_up(core, entry);
         }
     }
 }
 
-fn requeue(core: &Arc<Core>, entry: Entry) {
+/// Too old to be run; what waits for somebody or something may be.
+fn is_stale(entry: &Entry, oldest: i64) -> bool {
+    entry.accepted_at < oldest && !entry.held && entry.deferred.is_none()
+}
+
+fn take_up(core: &Arc<Core>, entry: Entry) {
     let message = entry.message;
     let route = core.route(&message);
     let mut job = Job {
@@ -133,14 +148,20 @@ fn requeue(core: &Arc<Core>, entry: Entry) {
     }
     let ahead = core.lock().queues.ahead(&entry.queue);
     core.observe(&TurnEvent::Queued { message: &message, ahead });
-    core.enqueue(keys::uuid_v4(), job);
+    if entry.held {
+        operator::shelve(core, job, entry.held_why.as_deref() == Some(operator::ASKED));
+    } else if entry.past.effects && entry.deferred.is_none() {
+        operator::after_interruption(core, job);
+    } else {
+        core.enqueue(keys::uuid_v4(), job);
+    }
 }
 
 /// Hands the replies that are not out yet to the outbox, on a thread of its own: a slow channel must not
 /// hold up the start.
 fn unsent(core: &Arc<Core>) -> usize {
     let mut items: Vec<Item> = core.journal.view(|ledger| {
-        let item = |o: &super::journal::OutboxItem| {
+        let item = |o: &OutboxItem| {
             let turn = ledger.turn(&o.turn);
             let entries: Vec<&Entry> =
                 turn.map(|t| t.entries.iter().filter_map(|e| ledger.entry(e)).collect()).unwrap_or_default();
@@ -150,7 +171,7 @@ fn unsent(core: &Arc<Core>) -> usize {
                 out: o.message.as_ref().clone(),
                 entries: if last { entries.iter().map(|e| e.id.clone()).collect() } else { Vec::new() },
                 settled: Settled { ids: entries.iter().flat_map(|e| e.ids.clone()).collect(), why },
-                record: None,
+                record: turn.zip(entries.last()).filter(|_| last).map(|(turn, entry)| ended(turn, entry, o)),
                 attempts: 0,
                 // It may have gone out just before the end.
                 uncertain: true,
@@ -161,6 +182,10 @@ fn unsent(core: &Arc<Core>) -> usize {
     let count = items.len();
     if count == 0 {
         return 0;
+    }
+    // Looked at before anything of this process is in the transcripts.
+    for item in &mut items {
+        item.record = item.record.take().filter(|r| !core.transcripts.has_end(&r.message, &r.turn_id));
     }
     let sender = Arc::clone(core);
     let posted = std::mem::take(&mut items);
@@ -175,38 +200,38 @@ fn unsent(core: &Arc<Core>) -> usize {
     count
 }
 
+/// What the journal knows of a turn that had ended and may not be in the transcript: for a conversation whose
+/// replies are read there, that is the reply.
+fn ended(turn: &Turn, entry: &Entry, reply: &OutboxItem) -> Ended {
+    Ended {
+        message: Arc::clone(&entry.message),
+        turn_id: turn.id.clone(),
+        runtime: turn.runtime.clone(),
+        session_id: turn.session.clone(),
+        duration_ms: reply.since.saturating_sub(turn.started_at).try_into().unwrap_or(0),
+        cost_usd: None,
+        text: reply.message.text.clone(),
+        reason: None,
+        blocks: Vec::new(),
+    }
+}
+
 /// Messages of one conversation that are too old to be run: said once, in the conversation.
 fn write_off(core: &Arc<Core>, entries: &[Entry]) {
     let Some(last) = entries.last() else { return };
     let count = entries.len();
     let hours = core.settings.stale_after.as_secs() / 3_600;
     log::warn!("engine.stale queue={} messages={count}", last.queue);
+    let ids: Vec<String> = entries.iter().map(|e| e.id.clone()).collect();
+    dead::keep(core, &ids, &format!("not answered within {hours} h"));
     let text = format!("⚠️ {count} message(s) that came more than {hours} hours ago were not answered.");
     let item = Item {
-        out: notice(&last.message, format!("stale_{}", last.id), text),
-        entries: entries.iter().map(|e| e.id.clone()).collect(),
+        out: notice::Place::from(last.message.as_ref()).diagnostic(format!("stale_{}", last.id), text),
+        entries: ids,
         settled: Settled { ids: entries.iter().flat_map(|e| e.ids.clone()).collect(), why: "skipped:stale".into() },
         record: None,
         attempts: 0,
         uncertain: false,
     };
     outbox::post(core, item);
-}
-
-/// A diagnostic in a conversation that belongs to no turn.
-fn notice(message: &Inbound, id: String, text: String) -> Outbound {
-    Outbound {
-        turn_id: id.clone(),
-        id,
-        channel: message.channel.clone(),
-        account_id: message.account_id.clone(),
-        conversation_id: message.conversation.id.clone(),
-        thread_id: message.conversation.thread_id.clone(),
-        kind: OutboundKind::Error,
-        text,
-        error_ref: None,
-        attachments: Vec::new(),
-        reply_to: Some(message.reply_target().to_owned()),
-        trace_id: message.trace.as_ref().map(|t| t.id.clone()),
-    }
 }

@@ -76,6 +76,20 @@ impl QueueMode {
     }
 }
 
+/// What becomes of a message whose turn a crash or a stop interrupted after it may have had effects. One
+/// without effects always runs again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnInterrupt {
+    /// It runs again; the agent is told.
+    #[default]
+    Rerun,
+    /// The room is asked; the next message there goes on with it.
+    Ask,
+    /// It is set aside until a person releases it.
+    Hold,
+}
+
 /// The mode of a conversation: what its route says, else cancel-previous between two and serial among many.
 pub fn queue_mode(route: &Route, kind: ConversationKind) -> QueueMode {
     route.queue_mode.unwrap_or(match kind {
@@ -110,6 +124,9 @@ pub struct Route {
     /// Profile of a `hermes-agent` route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hermes_profile: Option<String>,
+    /// What becomes of a message whose turn was interrupted; see [`OnInterrupt`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_interrupt: Option<OnInterrupt>,
 }
 
 impl Route {

@@ -1,7 +1,11 @@
 //! Where a run reports to: journal, transcript, observers and the channel, in this order.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
+use super::approvals::{self, Decide, Mailbox};
 use super::cancel::CancelReason;
 use super::core::Core;
 use super::journal::Record;
@@ -11,33 +15,79 @@ use super::transcript::BlockSummary;
 use super::turn::{self, Turn};
 use crate::message::{Block, BlockKind, Status};
 
+/// Prefix of the keys of notes that hold a [`Lingering`].
+pub const LINGERS: &str = "linger:";
+
+/// A process that outlives its turn for a while. Should the daemon die first, the next one ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lingering {
+    /// The turn that it carries in its environment.
+    pub turn: String,
+    /// The process.
+    pub process: ProcessId,
+}
+
 /// The engine's end of a run. Nothing in it waits for a network.
 pub(super) struct TurnSink {
     core: Arc<Core>,
     turn: Arc<Turn>,
     composed: String,
+    mailbox: Mailbox,
 }
 
 impl TurnSink {
     pub(super) fn new(core: Arc<Core>, turn: Arc<Turn>, composed: &str) -> Self {
-        Self { core, turn, composed: composed.to_owned() }
+        Self { core, turn, composed: composed.to_owned(), mailbox: Mailbox::default() }
+    }
+
+    /// Puts a question to whoever watches; the answer comes through the mailbox.
+    fn ask(&self, request: ApprovalRequest) -> Option<Approval> {
+        let (core, turn) = (&self.core, &self.turn);
+        let deny = |reason: &str| Some(Approval::Deny { reason: reason.to_owned() });
+        let Some(question) = core.approvals.ask(&turn.id, &turn.message, request, &self.mailbox, &turn.token) else {
+            log::warn!("approval.too_many queue={} turn={}", turn.key, turn.id);
+            return deny("too many questions wait");
+        };
+        log::info!("approval.asked id={} queue={} turn={} tool={:?}", question.id, turn.key, turn.id, question.tool);
+        core.observe(&TurnEvent::Approval { message: &turn.message, question: &question });
+        let (again, id) = (Arc::clone(core), question.id);
+        core.timers.after(core.approvals.policy().limit, move || {
+            let reason = "nobody has answered in time".to_owned();
+            again.approvals.answer(&id, Approval::Deny { reason });
+        });
+        // Cancelled between the question and now: nobody else would answer.
+        if turn.token.is_cancelled() {
+            core.approvals.end(&turn.id);
+        }
+        None
     }
 }
 
 impl RunSink for TurnSink {
     fn spawned(&mut self, process: ProcessId) {
         let record = Record::Spawned { turn: self.turn.id.clone(), pid: process.pid, start: process.start };
-        drop(self.core.journal.append(record));
+        // Needed after a crash of this process; no child outlives the power.
+        self.core.journal.append_behind(record);
     }
 
     fn session(&mut self, id: &str) {
         let mut progress = self.turn.progress();
+        progress.last = Some(Instant::now());
         if progress.announced.as_deref() == Some(id) {
             return;
         }
         progress.announced = Some(id.to_owned());
         drop(progress);
-        drop(self.core.journal.append(Record::Session { turn: self.turn.id.clone(), id: id.to_owned() }));
+        self.core.journal.append_behind(Record::Session { turn: self.turn.id.clone(), id: id.to_owned() });
+    }
+
+    fn lingers(&mut self, process: ProcessId) {
+        let turn = &self.turn;
+        match serde_json::to_value(Lingering { turn: turn.id.clone(), process }) {
+            // One per conversation: the next turn of it ends the one before.
+            Ok(value) => drop(self.core.journal.append(Record::Note { key: format!("{LINGERS}{}", turn.key), value })),
+            Err(e) => log::error!("turn.linger_unwritable turn={} error={e}", turn.id),
+        }
     }
 
     fn block(&mut self, block: Block) {
@@ -45,6 +95,14 @@ impl RunSink for TurnSink {
         let tool_calls = {
             let mut progress = turn.progress();
             progress.blocks += 1;
+            progress.last = Some(Instant::now());
+            match block.kind {
+                BlockKind::ToolUse => progress.open_tools += 1,
+                BlockKind::ToolResult => progress.open_tools = progress.open_tools.saturating_sub(1),
+                // Whoever speaks again has got its results, whether they were shown or not.
+                BlockKind::AssistantText => progress.open_tools = 0,
+                _ => {}
+            }
             let quiet = matches!(block.kind, BlockKind::System | BlockKind::Thinking);
             if !quiet && !progress.effects {
                 progress.effects = true;
@@ -71,6 +129,7 @@ impl RunSink for TurnSink {
 
     fn status(&mut self, status: Status) {
         let turn = &self.turn;
+        turn.progress().last = Some(Instant::now());
         if turn.token.is_cancelled() {
             return;
         }
@@ -79,8 +138,14 @@ impl RunSink for TurnSink {
     }
 
     fn approval(&mut self, request: ApprovalRequest) -> Option<Approval> {
-        log::info!("turn.approval queue={} turn={} tool={:?}", self.turn.key, self.turn.id, request.tool);
-        Some(Approval::Allow)
+        let turn = &self.turn;
+        let decide = self.core.approvals.policy().of(turn.approval_trust());
+        log::info!("turn.approval queue={} turn={} tool={:?} policy={decide:?}", turn.key, turn.id, request.tool);
+        match decide {
+            Decide::Allow => Some(Approval::Allow),
+            Decide::Deny => Some(Approval::Deny { reason: "this is not allowed here".into() }),
+            Decide::Ask => self.ask(request),
+        }
     }
 
     fn recovery_text(&mut self) -> Option<String> {
@@ -89,6 +154,13 @@ impl RunSink for TurnSink {
     }
 
     fn decision(&mut self) -> Option<(String, Approval)> {
-        None
+        approvals::receive(&self.mailbox)
+    }
+}
+
+impl Drop for TurnSink {
+    /// The run is over: nobody waits for an answer any more.
+    fn drop(&mut self) {
+        self.core.approvals.end(&self.turn.id);
     }
 }

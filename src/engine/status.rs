@@ -1,10 +1,12 @@
 //! What the engine says about itself.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
 
-use super::core::{Core, Phase};
-use super::journal::{EntryState, JournalHealth};
-use super::now_ms;
+use super::approvals::PendingApproval;
+use super::core::{Core, Live, Phase};
+use super::journal::{EntryState, JournalHealth, Ledger};
+use super::{now_ms, parking};
 
 /// A turn that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,40 @@ pub struct RunningTurn {
     pub cwd: std::path::PathBuf,
     /// Unix milliseconds.
     pub started_at: i64,
+    /// Milliseconds since the runtime's last sign of life.
+    pub quiet_ms: u64,
+    /// It is quiet for longer than [`super::Settings::silent_after`], and no tool of it runs.
+    pub silent: bool,
+}
+
+/// What one channel was last seen doing, since this process began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelPulse {
+    /// Channel id.
+    pub id: String,
+    /// Its type.
+    pub kind: String,
+    /// The last message that came (Unix milliseconds).
+    pub last_inbound_at: Option<i64>,
+    /// The last reply that was delivered (Unix milliseconds).
+    pub last_delivered_at: Option<i64>,
+    /// Age of its oldest message that waits and is neither held nor parked, in milliseconds.
+    pub oldest_waiting_ms: Option<u64>,
+    /// Replies that wait to be delivered.
+    pub replies: usize,
+}
+
+/// A runtime that cannot work for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stalled {
+    /// The runtime, with the account behind it where there are several.
+    pub on: String,
+    /// Why.
+    pub cause: super::waits::Cause,
+    /// Since when (Unix milliseconds).
+    pub since: i64,
+    /// When it is tried next (Unix milliseconds).
+    pub until: i64,
 }
 
 /// A picture of one moment.
@@ -38,50 +74,130 @@ pub struct EngineStatus {
     pub waiting: usize,
     /// Conversations in which something waits.
     pub waiting_conversations: usize,
-    /// Age of the oldest waiting message in milliseconds.
+    /// Messages among them that somebody has set aside.
+    pub held: usize,
+    /// Messages that were given up and are kept.
+    pub dead: usize,
+    /// Channels, by their ids.
+    pub channels: Vec<ChannelPulse>,
+    /// Runtimes that cannot work.
+    pub stalled: Vec<Stalled>,
+    /// Age of the oldest waiting message that is neither held nor parked, in milliseconds.
     pub oldest_waiting_ms: Option<u64>,
     /// Replies that are not delivered yet.
     pub replies: usize,
+    /// Tool calls that wait for permission, oldest first.
+    pub approvals: Vec<PendingApproval>,
     /// How the journal is.
     pub journal: JournalHealth,
 }
 
 pub(super) fn status(core: &Arc<Core>) -> EngineStatus {
-    let (draining, mut turns) = {
+    let now = now_ms();
+    let (draining, live, stalled) = {
         let state = core.lock();
-        let turn = |(id, live): (&String, &Arc<super::core::Live>)| {
-            let message = live.messages.last();
-            RunningTurn {
-                turn_id: id.clone(),
-                key: live.key.clone(),
-                channel: message.map(|m| m.channel.clone()).unwrap_or_default(),
-                agent: message.map(|m| m.account_id.clone()).unwrap_or_default(),
-                conversation: message.map(|m| m.conversation.id.clone()).unwrap_or_default(),
-                runtime: live.runtime.clone(),
-                cwd: live.cwd.clone(),
-                started_at: live.started_at,
-            }
-        };
-        (state.phase == Phase::Draining, state.live.iter().map(turn).collect::<Vec<_>>())
+        let live: Vec<_> = state.live.iter().map(|(id, live)| (id.clone(), Arc::clone(live))).collect();
+        let stalled = state.waits.iter().map(|(on, w)| (on.to_owned(), w.clone())).collect::<Vec<_>>();
+        (state.phase == Phase::Draining, live, stalled)
     };
+    let stalled: Vec<_> =
+        stalled.into_iter().map(|(on, w)| Stalled { on, cause: w.cause, since: w.since, until: w.until }).collect();
+    let mut turns: Vec<_> = live.iter().map(|(id, live)| running(core, id, live)).collect();
     turns.sort_by(|a, b| a.started_at.cmp(&b.started_at).then_with(|| a.turn_id.cmp(&b.turn_id)));
-    let (waiting, waiting_conversations, oldest) = core.journal.view(|ledger| {
-        let mut queues = std::collections::HashSet::new();
-        let (mut count, mut oldest) = (0, None::<i64>);
-        for entry in ledger.entries().filter(|e| e.state == EntryState::Waiting) {
-            count += 1;
-            queues.insert(entry.queue.as_str());
-            oldest = Some(oldest.map_or(entry.accepted_at, |o| o.min(entry.accepted_at)));
-        }
-        (count, queues.len(), oldest)
-    });
+    let runtimes: HashSet<String> = stalled.iter().map(|s| s.on.clone()).collect();
+    let parked: HashSet<String> = if runtimes.is_empty() {
+        HashSet::new()
+    } else {
+        let state = core.lock();
+        let waits = state.queues.arrivals().map(|(_, a)| &a.payload);
+        waits.filter(|job| runtimes.contains(&parking::key(job))).map(|job| job.entry.clone()).collect()
+    };
+    let w = core.journal.view(|ledger| Waiting::of(ledger, &parked));
+    let age = |at: i64| now.saturating_sub(at).max(0) as u64;
     EngineStatus {
         draining,
         turns,
-        waiting,
-        waiting_conversations,
-        oldest_waiting_ms: oldest.map(|at| now_ms().saturating_sub(at).max(0) as u64),
+        waiting: w.count,
+        waiting_conversations: w.conversations,
+        held: w.held,
+        dead: w.dead,
+        channels: channels(core, &w, age),
+        stalled,
+        oldest_waiting_ms: w.oldest.values().min().map(|at| age(*at)),
         replies: core.outbox.len(),
+        approvals: core.approvals.list(),
         journal: core.journal.health(),
     }
+}
+
+fn running(core: &Core, id: &str, live: &Live) -> RunningTurn {
+    let message = live.messages.last();
+    let turn = live.turn.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let limit = core.settings.silent_after;
+    let quiet = turn.as_ref().map_or_else(|| live.began.elapsed(), |t| t.since_progress());
+    let silent = turn.as_ref().and_then(|t| t.silence()).is_some_and(|s| !limit.is_zero() && s >= limit);
+    RunningTurn {
+        turn_id: id.to_owned(),
+        key: live.key.clone(),
+        channel: message.map(|m| m.channel.clone()).unwrap_or_default(),
+        agent: message.map(|m| m.account_id.clone()).unwrap_or_default(),
+        conversation: message.map(|m| m.conversation.id.clone()).unwrap_or_default(),
+        runtime: live.runtime.clone(),
+        cwd: live.cwd.clone(),
+        started_at: live.started_at,
+        quiet_ms: quiet.as_millis() as u64,
+        silent,
+    }
+}
+
+/// What the journal says of waiting messages.
+#[derive(Default)]
+struct Waiting {
+    count: usize,
+    conversations: usize,
+    held: usize,
+    dead: usize,
+    /// When the oldest message of a channel was accepted that should have its turn soon.
+    oldest: HashMap<String, i64>,
+}
+
+impl Waiting {
+    fn of(ledger: &Ledger, parked: &HashSet<String>) -> Self {
+        let mut found = Self { dead: ledger.dead().count(), ..Self::default() };
+        let mut queues = HashSet::new();
+        for entry in ledger.entries().filter(|e| e.state == EntryState::Waiting) {
+            found.count += 1;
+            queues.insert(entry.queue.as_str());
+            found.held += usize::from(entry.held);
+            let patient = entry.held || entry.parked.is_some() || parked.contains(&entry.id);
+            if !patient {
+                let oldest = found.oldest.entry(entry.channel.clone()).or_insert(entry.accepted_at);
+                *oldest = entry.accepted_at.min(*oldest);
+            }
+        }
+        found.conversations = queues.len();
+        found
+    }
+}
+
+fn channels(core: &Core, waiting: &Waiting, age: impl Fn(i64) -> u64) -> Vec<ChannelPulse> {
+    let channels: Vec<_> = core.channels.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+    let activity = core.activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let replies = core.outbox.by_channel();
+    let mut pulses: Vec<_> = channels
+        .into_iter()
+        .map(|channel| {
+            let seen = activity.get(channel.id()).copied().unwrap_or_default();
+            ChannelPulse {
+                id: channel.id().to_owned(),
+                kind: channel.kind().to_owned(),
+                last_inbound_at: seen.inbound,
+                last_delivered_at: seen.delivered,
+                oldest_waiting_ms: waiting.oldest.get(channel.id()).map(|at| age(*at)),
+                replies: replies.get(channel.id()).copied().unwrap_or_default(),
+            }
+        })
+        .collect();
+    pulses.sort_by(|a, b| a.id.cmp(&b.id));
+    pulses
 }

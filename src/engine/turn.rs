@@ -3,7 +3,7 @@
 //! What follows from that end is in [`super::conclude`].
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,9 @@ use super::route::Route;
 use super::sessions::{SessionChange, SessionEntry};
 use super::signals::Signals;
 use super::sink::TurnSink;
+use super::timer::TimerId;
 use super::transcript::{BlockSummary, DropReason};
-use crate::message::{Budget, Inbound};
+use crate::message::{Budget, Inbound, TrustLevel};
 use crate::redact;
 use crate::text::{clip, trim};
 
@@ -74,6 +75,12 @@ pub(super) struct Progress {
     pub(super) announced: Option<String>,
     /// Session resumed by the last run.
     pub(super) active: Option<SessionEntry>,
+    /// When the runtime last showed a sign of life; `None` before the first.
+    pub(super) last: Option<Instant>,
+    /// The timer that looks after its silence.
+    pub(super) watch: Option<TimerId>,
+    /// Tool calls without a result so far.
+    pub(super) open_tools: u64,
     /// Version of the working memory that the prompt was made with.
     pub(super) memory_version: Option<String>,
 }
@@ -105,6 +112,30 @@ impl Turn {
             }
         }
         ids
+    }
+
+    /// How long ago the last sign of life was; `None` while a tool runs, which may be silent for its own reasons.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        let progress = self.progress();
+        (progress.open_tools == 0).then(|| progress.last.unwrap_or(self.began).elapsed())
+    }
+
+    /// How long ago the last sign of life was.
+    pub(super) fn since_progress(&self) -> Duration {
+        let progress = self.progress();
+        progress.last.unwrap_or(self.began).elapsed()
+    }
+
+    /// The route's trust, or less where a message says so.
+    pub(super) fn trust(&self) -> TrustLevel {
+        let least = self.jobs.iter().filter_map(|j| j.message.overrides.as_ref()?.trust).max();
+        least.map_or(self.route.trust(), |least| least.max(self.route.trust()))
+    }
+
+    /// The trust that decides about tool calls: the owner's chat is the owner's where the route says nothing.
+    pub(super) fn approval_trust(&self) -> TrustLevel {
+        let unsaid = self.route.trust_level.is_none() && self.message.is_owner_chat();
+        if unsaid { TrustLevel::Owner } else { self.trust() }
     }
 
     fn facts(&self) -> PromptFacts<'_> {
@@ -148,12 +179,33 @@ pub(super) fn run(core: &Arc<Core>, start: Start<Job>, live: &Live) -> bool {
             }
         })
     };
+    watch(core, &turn);
     let run = execute(core, &turn);
     core.timers.cancel(timer);
+    if let Some(watch) = turn.progress().watch.take() {
+        core.timers.cancel(watch);
+    }
     match run {
         Some(run) => conclude::conclude(core, &turn, run),
         None => conclude::defer(core, &turn),
     }
+}
+
+/// Says in the log when the turn is silent for long; goes on as long as the turn does.
+fn watch(core: &Arc<Core>, turn: &Arc<Turn>) {
+    let limit = core.settings.silent_after;
+    if limit.is_zero() {
+        return;
+    }
+    let (again, watched) = (Arc::clone(core), Arc::downgrade(turn));
+    let timer = core.timers.after(limit, move || {
+        let Some(turn) = watched.upgrade().filter(|t| !t.concluded.load(Ordering::Acquire)) else { return };
+        if let Some(silent) = turn.silence().filter(|s| *s >= limit) {
+            log::warn!("turn.silent queue={} turn={} silent_ms={}", turn.key, turn.id, silent.as_millis());
+        }
+        watch(&again, &turn);
+    });
+    turn.progress().watch = Some(timer);
 }
 
 /// Everything that does not depend on a session or a runtime.
@@ -233,7 +285,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         turn.runtime,
         turn.attempt,
         turn.jobs.len(),
-        crate::text::preview(&redact::text(&composed))
+        redact::preview(&composed)
     );
     turn.signals.begin();
     let facts = turn.facts();
@@ -266,7 +318,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         hub_url: None,
         wait_file: None,
         extra_args: turn.route.extra_args.clone(),
-        trust: turn.route.trust_level.unwrap_or_default(),
+        trust: turn.trust(),
         from_owner: turn.message.is_owner_chat(),
         system_context,
         system_rules,
@@ -368,6 +420,10 @@ fn expired<'a>(core: &Core, turn: &Turn, entry: &SessionEntry) -> Option<FreshSt
     if rotation.turns > 0 && turns >= rotation.turns {
         return Some(FreshStart::TooOld { turns });
     }
+    let wants_fresh = |runtime: Arc<dyn Runtime>| runtime.wants_fresh(&resumed(entry));
+    if core.runtimes.get(&turn.runtime).is_ok_and(wants_fresh) {
+        return Some(FreshStart::TooOld { turns });
+    }
     let moved = !entry.cwd.as_os_str().is_empty() && entry.cwd != turn.cwd;
     (moved && TIED_TO_DIRECTORY.contains(&turn.runtime.as_str())).then_some(FreshStart::Moved)
 }
@@ -406,6 +462,16 @@ fn again(turn: &Turn, run: &Run, resumed: bool) -> Again {
     Again::No
 }
 
+/// A stored session as adapters see it.
+fn resumed(entry: &SessionEntry) -> ResumedSession {
+    ResumedSession {
+        id: entry.runtime_session_id.clone(),
+        cwd: entry.cwd.clone(),
+        usage_totals: entry.usage_totals,
+        note: entry.note.clone(),
+    }
+}
+
 fn run_once(
     core: &Arc<Core>,
     turn: &Arc<Turn>,
@@ -414,16 +480,12 @@ fn run_once(
     entry: Option<&SessionEntry>,
     composed: &str,
 ) -> Run {
-    request.session = entry.map(|e| ResumedSession {
-        id: e.runtime_session_id.clone(),
-        cwd: e.cwd.clone(),
-        usage_totals: e.usage_totals,
-        note: e.note.clone(),
-    });
+    request.session = entry.map(resumed);
     {
         let mut progress = turn.progress();
         progress.active = entry.cloned();
         progress.announced = None;
+        progress.open_tools = 0;
     }
     let mut sink = TurnSink::new(Arc::clone(core), Arc::clone(turn), composed);
     match runtime.run(request, &turn.token, &mut sink) {

@@ -5,12 +5,16 @@
 //! All of them trim first, fold ASCII case, never match an empty text, and take time linear in its length.
 
 mod auth;
+mod readable;
+mod reset;
 mod transient;
 mod usage;
 
 pub use auth::is_auth_failure;
+pub use readable::readable;
+pub use reset::reset_time;
 pub use transient::is_transient;
-pub use usage::{is_usage_limit, usage_message, usage_reset_hint};
+pub use usage::{is_usage_limit, label, usage_message, usage_reset_hint};
 
 use crate::scan;
 
@@ -23,6 +27,11 @@ pub fn is_recoverable_session_failure(text: &str) -> bool {
         ["compact", "context", "token limit", "maximum context", "too many tokens", "conversation found", "resume"];
     let text = crate::text::trim(text);
     ANYWHERE.iter().any(|p| scan::contains(text, p)) || text.split(scan::ends_line).any(session_not_found)
+}
+
+/// Whether the disk, or the user's share of it, is full.
+pub fn is_disk_full(text: &str) -> bool {
+    ["no space left on device", "enospc", "disk quota exceeded", "edquot"].iter().any(|p| scan::contains(text, p))
 }
 
 fn session_not_found(line: &str) -> bool {

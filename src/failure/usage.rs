@@ -98,16 +98,21 @@ fn epoch(c: Cursor<'_>) -> Option<String> {
 /// What a person is told in place of the provider's text. `runtime` is a runtime id; an unknown or empty one is
 /// called "Agent runtime".
 pub fn usage_message(text: &str, runtime: &str) -> String {
-    let label = match runtime {
-        "claude-code" | "claude" => "Claude Code",
-        "codex" => "Codex",
-        "gemini" => "Gemini",
-        _ => "Agent runtime",
-    };
+    let label = label(runtime);
     match usage_reset_hint(text) {
         Some(hint) if hint.starts_with("in ") => format!("{label} usage limit reached — resets {hint}."),
         Some(hint) => format!("{label} usage limit reached — resets at {hint}."),
         None => format!("{label} usage limit reached — please try again later."),
+    }
+}
+
+/// What people call a runtime.
+pub fn label(runtime: &str) -> &'static str {
+    match runtime {
+        "claude-code" | "claude" => "Claude Code",
+        "codex" => "Codex",
+        "gemini" => "Gemini",
+        _ => "Agent runtime",
     }
 }
 

@@ -97,6 +97,7 @@ pub fn parse(document: &Value) -> Result<Inbound, DocumentError> {
         trace: trace(document)?,
         entries,
         omitted: 0,
+        hops: 0,
         origin,
         quote,
         room: room_facts(raw),

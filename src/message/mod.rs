@@ -230,8 +230,8 @@ fn yes() -> bool {
     true
 }
 
-/// How far the sender of a message is trusted by the route that carries it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How far the sender of a message is trusted by the route that carries it, most trust first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrustLevel {
     /// The agent's owner.
@@ -259,6 +259,12 @@ pub struct Overrides {
     /// Give up the turn after so many milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// No more trust than this, whatever the route says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustLevel>,
+    /// The turn of another agent in which it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -360,10 +366,19 @@ pub struct Inbound {
     /// What it chooses in place of the route (local messages only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<Overrides>,
+    /// How many agents of this machine have written to each other until this message was written; 0: a person or a
+    /// far side wrote it.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub hops: u32,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_none(n: &u32) -> bool {
     *n == 0
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +15,10 @@ use crate::text;
 pub const KEPT_MS: i64 = 7 * 24 * 3_600_000;
 /// Entries kept over all agents; beyond it the oldest goes.
 const CAPACITY: usize = 10_000;
-/// The file is written at most once in so many milliseconds.
-const WRITE_EVERY_MS: i64 = 1_000;
+/// How long a change may wait for its write; so the file is written at most once in this time.
+const WRITE_DELAY: Duration = Duration::from_secs(1);
+/// Stack of the thread that writes.
+const STACK: usize = 256 * 1_024;
 /// Length of a preview, in UTF-16 units.
 const PREVIEW_LIMIT: usize = 120;
 /// Largest file that is read, in bytes.
@@ -59,12 +62,18 @@ struct State {
     document: Document,
     loaded: bool,
     dirty: bool,
-    written_at: i64,
+    /// A thread waits to write.
+    writing: bool,
 }
 
-/// Remembers activity in a file, which is read when it is first needed.
-#[derive(Debug)]
+/// Remembers activity in a file, which is read when it is first needed and written behind the messages.
+#[derive(Clone, Debug)]
 pub struct Tracker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     path: PathBuf,
     state: Mutex<State>,
 }
@@ -72,13 +81,12 @@ pub struct Tracker {
 impl Tracker {
     /// A tracker whose file is `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), state: Mutex::default() }
+        Self { shared: Arc::new(Shared { path: path.into(), state: Mutex::default() }) }
     }
 
-    /// Notes a message, at `now`. Writes the file unless that was done less than a second ago; what is then left
-    /// unwritten goes with the next message or with [`Tracker::flush`].
+    /// Notes a message, at `now`. The file follows within a second, on a thread of its own: nobody waits for it.
     pub fn record(&self, message: &Inbound, now: i64) {
-        let mut state = self.loaded();
+        let mut state = self.shared.loaded();
         let entries = &mut state.document.entries;
         let activity = describe(message, now);
         entries
@@ -88,35 +96,45 @@ impl Tracker {
             oldest.and_then(|k| entries.remove(&k));
         }
         state.dirty = true;
-        if !(0..WRITE_EVERY_MS).contains(&(now - state.written_at)) {
-            self.write(&mut state, now);
+        if std::mem::replace(&mut state.writing, true) {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let spawned = std::thread::Builder::new().name("activity".into()).stack_size(STACK).spawn(move || {
+            std::thread::sleep(WRITE_DELAY);
+            let mut state = shared.loaded();
+            state.writing = false;
+            shared.write(state, files::now_ms());
+        });
+        if let Err(e) = spawned {
+            state.writing = false;
+            log::warn!("activity.thread_failed error={e}");
         }
     }
 
-    /// Other rooms and topics in which the agent was active since `since`, newest first.
-    pub fn others(&self, message: &Inbound, since: i64) -> Vec<Activity> {
-        let state = self.loaded();
+    /// The `most` latest of the other rooms and topics in which the agent was active since `since`, newest first,
+    /// and how many there are.
+    pub fn others(&self, message: &Inbound, since: i64, most: usize) -> (Vec<Activity>, usize) {
+        let state = self.shared.loaded();
         let conversation = &message.conversation;
-        let mut found: Vec<Activity> = state
+        let mut found: Vec<&Activity> = state
             .document
             .entries
             .values()
             .filter(|e| e.agent_id == message.account_id && e.last_activity_at >= since)
             .filter(|e| e.room_id != conversation.id || e.topic.as_deref().unwrap_or("") != conversation.thread())
-            .cloned()
             .collect();
         found.sort_by_key(|e| std::cmp::Reverse(e.last_activity_at));
-        found
+        (found.iter().take(most).copied().cloned().collect(), found.len())
     }
 
     /// Writes what is not written yet. For the end of the daemon.
     pub fn flush(&self, now: i64) {
-        let mut state = self.loaded();
-        if state.dirty {
-            self.write(&mut state, now);
-        }
+        self.shared.write(self.shared.loaded(), now);
     }
+}
 
+impl Shared {
     fn loaded(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.loaded {
@@ -127,14 +145,22 @@ impl Tracker {
         state
     }
 
-    fn write(&self, state: &mut State, now: i64) {
+    /// Writes if something changed; messages go on meanwhile.
+    fn write(&self, mut state: MutexGuard<'_, State>, now: i64) {
+        if !std::mem::take(&mut state.dirty) {
+            return;
+        }
         state.document.version = 1;
         state.document.entries.retain(|_, e| now.saturating_sub(e.last_activity_at) <= KEPT_MS);
-        state.written_at = now;
-        state.dirty = false;
-        let dir = self.path.parent().map_or(Ok(()), files::create_private_dir);
-        if let Err(e) = dir.and_then(|()| files::write_json(&self.path, &state.document)) {
-            state.dirty = true;
+        let document = serde_json::to_value(&state.document);
+        drop(state);
+        let written = self
+            .path
+            .parent()
+            .map_or(Ok(()), files::create_private_dir)
+            .and_then(|()| files::write_json(&self.path, &document?));
+        if let Err(e) = written {
+            self.loaded().dirty = true;
             log::warn!("activity.not_written path={} error={e}", self.path.display());
         }
     }
@@ -182,9 +208,11 @@ mod tests {
         }
         tracker.flush(10_010);
         let tracker = Tracker::new(&path);
-        let rooms: Vec<_> = tracker.others(&message("rm_3", ""), 0).into_iter().map(|e| e.room_id).collect();
+        let rooms: Vec<_> = tracker.others(&message("rm_3", ""), 0, 9).0.into_iter().map(|e| e.room_id).collect();
         assert_eq!(rooms, ["rm_2", "rm_1"]);
-        assert_eq!(tracker.others(&message("rm_3", "tp_1"), 10_002).len(), 1);
+        assert_eq!(tracker.others(&message("rm_3", "tp_1"), 10_002, 9).1, 1);
+        let (latest, count) = tracker.others(&message("rm_3", ""), 0, 1);
+        assert_eq!((latest.len(), latest[0].room_id.as_str(), count), (1, "rm_2", 2));
     }
 
     #[test]
@@ -195,6 +223,7 @@ mod tests {
         let tracker = Tracker::new(&path);
         tracker.record(&message("rm_1", ""), 1_000);
         tracker.record(&message("rm_2", ""), 1_001 + KEPT_MS);
+        tracker.flush(1_001 + KEPT_MS);
         let document: Document = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(document.entries.keys().collect::<Vec<_>>(), ["ag_me:rm_2:"]);
     }

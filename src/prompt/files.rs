@@ -1,12 +1,14 @@
 //! Reading and replacing small files.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+
+use crate::store::{self, RealDisk};
 
 /// Whether a name can be one path segment: letters, digits, `.`, `_`, `-`, not beginning with a dot.
 pub fn is_plain_name(name: &str) -> bool {
@@ -31,25 +33,7 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 
 /// Replaces a file (0600) by `value` as indented JSON: a crash leaves the old content or the new one.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let mut content = serde_json::to_vec_pretty(value)?;
-    content.push(b'\n');
-    let dir = path.parent().ok_or_else(|| io::Error::other("has no directory"))?;
-    let mut name = path.file_name().ok_or_else(|| io::Error::other("has no name"))?.to_owned();
-    name.push(format!(".{}.{}.tmp", std::process::id(), now_ms()));
-    let temporary = dir.join(name);
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(dir)?.sync_all()
-    };
-    let done = write();
-    if done.is_err() {
-        // Best effort: what is left behind does no harm.
-        let _ = fs::remove_file(&temporary);
-    }
-    done
+    store::write_json(&RealDisk, path, value).map_err(|e| e.source)
 }
 
 /// Renames a file that cannot be used to `NAME.corrupt-<ms>`, and logs it.

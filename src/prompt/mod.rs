@@ -137,15 +137,15 @@ impl Prompts {
         self.loops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn memory_block(&self, agent: &str, scene: Scene) -> Option<String> {
+    fn memory_block(&self, agent: &str, local: bool) -> Option<String> {
         let place = self.memory.dir(agent).ok()?;
         let memory = self.memory.read(agent);
-        Some(memory::block(memory.as_ref(), agent, &place.to_string_lossy(), scene == Scene::Terminal))
+        Some(memory::block(memory.as_ref(), agent, &place.to_string_lossy(), local))
     }
 
     fn digest(&self, message: &Inbound, now: i64) -> Option<String> {
-        let others = self.activity.others(message, now - DIGEST_WINDOW_MS);
-        room::digest(&others[..others.len().min(DIGEST_ENTRIES)], others.len(), now)
+        let (latest, count) = self.activity.others(message, now - DIGEST_WINDOW_MS, DIGEST_ENTRIES);
+        room::digest(&latest, count, now)
     }
 
     fn room_block(&self, message: &Inbound, now: i64) -> Option<String> {
@@ -169,7 +169,8 @@ impl PromptBuilder for Prompts {
         let mut blocks = Blocks {
             identity: agent_dir.as_deref().and_then(|dir| system_context::identity(&dir.join("workspace"))),
             scene: system_context::scene(scene),
-            memory: self.memory_block(agent, scene),
+            // Agents of this machine have bellhop's own command; the hub's would change nothing for them.
+            memory: self.memory_block(agent, facts.channel_kind == "local"),
             skills: skills::block(&self.skills(agent, facts.runtime)),
             ..Blocks::default()
         };
@@ -225,12 +226,6 @@ impl TurnObserver for Prompts {
             _ => {}
         }
     }
-}
-
-/// SHA-256 in hex.
-fn hex_sha256(bytes: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().fold(String::with_capacity(64), |hex, b| hex + &format!("{b:02x}"))
 }
 
 /// `text` cut to `limit` bytes at a character, with `…` where something was cut.

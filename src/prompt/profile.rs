@@ -54,7 +54,7 @@ struct ProfileSkill {
 /// ones that are just being put together.
 pub fn read(agent_dir: &Path, agent: &str, room_id: &str, now: i64) -> Option<Profile> {
     let sessions = agent_dir.join("sessions");
-    let wanted = super::hex_sha256(room_id.as_bytes());
+    let wanted = crate::crypto::sha256_hex(room_id.as_bytes());
     let mut found = None;
     for directory in fs::read_dir(sessions).ok()?.flatten() {
         let name = directory.file_name();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn store(dir: &Path, room: &str, value: &Value) -> std::path::PathBuf {
-        let path = dir.join("sessions").join(super::super::hex_sha256(room.as_bytes()));
+        let path = dir.join("sessions").join(crate::crypto::sha256_hex(room.as_bytes()));
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("profile.json"), value.to_string()).unwrap();
         path

@@ -37,7 +37,7 @@ pub fn rule(message: &Inbound) -> Option<SystemRule> {
         kind: "room_rule".into(),
         scope: "room".into(),
         id: format!("room:{room_id}"),
-        version: format!("sha256:{}", super::hex_sha256(text.as_bytes())),
+        version: format!("sha256:{}", crate::crypto::sha256_hex(text.as_bytes())),
         room_id,
         room_name: name.filter(|n| !n.is_empty()),
         text,

@@ -7,11 +7,13 @@ use super::hints::Hints;
 use super::sanitize::{body, label, one_line};
 use super::sender::{self, Party};
 use crate::engine::{mention, merge};
-use crate::message::{ConversationKind, Inbound, Origin, Quote, RoomFacts};
+use crate::message::{AttachmentKind, ConversationKind, Inbound, Origin, Quote, RoomFacts};
 use crate::text;
 
 /// Names of members that the room line shows.
 const MEMBERS_SHOWN: usize = 10;
+/// Files that a turn lists.
+const FILES_SHOWN: usize = 64;
 /// Length of a quoted text, in UTF-16 units.
 const QUOTE_LIMIT: usize = 120;
 
@@ -19,7 +21,7 @@ const QUOTE_LIMIT: usize = 120;
 /// was said.
 pub fn compose(message: &Inbound, text_is_delivered: bool, hints: &Hints) -> String {
     if message.is_owner_chat() {
-        return owner_text(message);
+        return with_files(owner_text(message), message);
     }
     if is_batch(message) {
         return batch(message, text_is_delivered, hints);
@@ -53,9 +55,47 @@ fn owner_text(message: &Inbound) -> String {
     parts.join("\n")
 }
 
+/// A text with the list of the files that came with the message.
+fn with_files(mut said: String, message: &Inbound) -> String {
+    if let Some(files) = files(message) {
+        if !said.is_empty() {
+            said.push_str("\n\n");
+        }
+        said.push_str(&files);
+    }
+    said
+}
+
+/// The files that came with a message, one a line: path and type. What could pass for another line or tag is not shown.
+fn files(message: &Inbound) -> Option<String> {
+    if message.attachments.is_empty() {
+        return None;
+    }
+    let mut lines = vec!["[BotCord Files] came with this message and lie on this machine:".to_owned()];
+    for file in message.attachments.iter().take(FILES_SHOWN) {
+        let path = file.file_path.to_str().filter(|p| !p.contains(char::is_control));
+        let Some(path) = path else {
+            lines.push("- (a file whose path holds characters that cannot be shown)".to_owned());
+            continue;
+        };
+        let kind = match (file.content_type.as_deref().filter(|t| !t.contains(char::is_control)), file.kind) {
+            (Some(given), _) => given,
+            (None, AttachmentKind::Image) => "image",
+            (None, AttachmentKind::Video) => "video",
+            (None, AttachmentKind::File) => "file",
+        };
+        lines.push(format!("- {path} ({kind})"));
+    }
+    let more = message.attachments.len().saturating_sub(FILES_SHOWN);
+    if more > 0 {
+        lines.push(format!("- and {more} more in the same places"));
+    }
+    Some(lines.join("\n"))
+}
+
 fn single(message: &Inbound, text_is_delivered: bool, hints: &Hints) -> String {
     let said = text::trim(&message.text);
-    if said.is_empty() {
+    if said.is_empty() && message.attachments.is_empty() {
         return String::new();
     }
     let (party, name) = sender::classify(message);
@@ -67,7 +107,10 @@ fn single(message: &Inbound, text_is_delivered: bool, hints: &Hints) -> String {
         lines.extend(schedule_fields(message));
     }
     lines.extend(room_line(message));
-    element(&mut lines, party, &name, message.quote.as_ref(), said);
+    if !said.is_empty() {
+        element(&mut lines, party, &name, message.quote.as_ref(), said);
+    }
+    lines.extend(files(message));
     let requests = (message.envelope_type.as_deref() == Some("contact_request")).then_some(name);
     closing(&mut lines, message, text_is_delivered, hints, requests);
     lines.join("\n")
@@ -75,7 +118,7 @@ fn single(message: &Inbound, text_is_delivered: bool, hints: &Hints) -> String {
 
 fn batch(message: &Inbound, text_is_delivered: bool, hints: &Hints) -> String {
     let entries = merge::entries_of(message);
-    if entries.iter().all(|e| text::trim(&e.text).is_empty()) {
+    if entries.iter().all(|e| text::trim(&e.text).is_empty()) && message.attachments.is_empty() {
         return String::new();
     }
     let mut lines = vec![format!("[BotCord Messages ({} new)] | {}", entries.len(), header_fields(message))];
@@ -91,6 +134,7 @@ fn batch(message: &Inbound, text_is_delivered: bool, hints: &Hints) -> String {
             requests.push(name);
         }
     }
+    lines.extend(files(message));
     let requests = (!requests.is_empty()).then(|| requests.join(", "));
     closing(&mut lines, message, text_is_delivered, hints, requests);
     lines.join("\n")
@@ -209,7 +253,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::message::document;
+    use crate::message::{Attachment, document};
 
     fn message(id: &str, conversation: &str, text: &str, raw: Value) -> Inbound {
         document::parse(&json!({
@@ -227,6 +271,33 @@ mod tests {
         ]});
         let turn = compose(&message("2", "rm_oc_1", "second", batch), true, &Hints::default());
         assert_eq!(turn, "first\n[quoting Bot: \"q\"]\nsecond");
+    }
+
+    #[test]
+    fn files_are_listed_for_everybody() {
+        let file = |path: &str, kind, content_type: Option<&str>| Attachment {
+            file_path: path.into(),
+            filename: "f".into(),
+            content_type: content_type.map(str::to_owned),
+            kind,
+            source_path: None,
+        };
+        let files = vec![
+            file("/w/a b.png", AttachmentKind::Image, None),
+            file("/w/c", AttachmentKind::File, Some("text/csv")),
+            file("/w/x\n[BotCord Message]", AttachmentKind::File, None),
+        ];
+        let list = "[BotCord Files] came with this message and lie on this machine:\n- /w/a b.png (image)\n\
+                    - /w/c (text/csv)\n- (a file whose path holds characters that cannot be shown)";
+        let mut owner = message("1", "rm_oc_1", "look", json!({}));
+        owner.attachments = files.clone();
+        assert_eq!(compose(&owner, true, &Hints::default()), format!("look\n\n{list}"));
+        owner.text = String::new();
+        assert_eq!(compose(&owner, true, &Hints::default()), list);
+        let mut other = message("1", "rm_1", "look", json!({}));
+        other.attachments = files;
+        let turn = compose(&other, true, &Hints::default());
+        assert!(turn.contains(&format!("look\n</human-message>\n{list}\n")), "{turn}");
     }
 
     #[test]

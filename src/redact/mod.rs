@@ -36,6 +36,9 @@ const BLOCK_STRING_LIMIT: usize = 16_384;
 const BLOCK_ELEMENTS: usize = 50;
 const BLOCK_KEYS: usize = 80;
 
+/// What a preview is made from, in UTF-16 units; several times its length, because it leaves out white space.
+const PREVIEW_LIMIT: usize = 1_024;
+
 /// How much more of a long text is read than will be shown, in UTF-16 units, so that a secret which straddles the
 /// cut is still seen whole.
 const SLACK: usize = 4_096;
@@ -155,6 +158,11 @@ pub fn text_head(text: &str, limit: usize) -> (String, bool) {
     (text::head(&shown, sure).to_owned(), true)
 }
 
+/// [`text::preview`] of the text without its secrets. Only the beginning is read, however long the text is.
+pub fn preview(text: &str) -> String {
+    text::preview(&text_head(text, PREVIEW_LIMIT).0)
+}
+
 fn redacted(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
     for secret in &LIVE.read().unwrap_or_else(PoisonError::into_inner).0 {
@@ -173,6 +181,15 @@ fn redacted(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_preview_is_that_of_the_whole_text() {
+        let secret = "token=abcdef ".repeat(4);
+        for given in [secret.clone(), format!("{secret}{}", "word\n ".repeat(20_000)), "x".repeat(200_000)] {
+            assert_eq!(preview(&given), crate::text::preview(&text(&given)));
+            assert!(!preview(&given).contains("abcdef"));
+        }
+    }
 
     #[test]
     fn live_credentials_are_hidden_by_value() {

@@ -1,6 +1,7 @@
 //! Short commands of a CLI whose output is wanted: `--help`, `model list`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -40,26 +41,50 @@ impl Handler for Collect {
 /// error dropped, colours off. `None`: it could not be started, failed, took longer than 5 s or printed
 /// more than 16 MiB.
 pub fn stdout(program: &Path, args: &[&str], env: &BTreeMap<String, String>, cwd: &Path) -> Option<String> {
-    let mut env = env.clone();
-    env.extend([("FORCE_COLOR", "0"), ("NO_COLOR", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    let env = env.iter().map(|(k, v)| (k.into(), v.into())).collect();
+    let said = run(program, args, env, cwd, TIME_LIMIT)?;
+    (said.code == Some(0)).then_some(said.stdout)
+}
+
+/// What a command said and how it ended.
+pub struct Said {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output, lines trimmed and empty ones left out.
+    pub stdout: String,
+    /// The end of standard error, as it came.
+    pub stderr: String,
+}
+
+/// Runs `program args` with nothing on stdin and colours off. `None`: it could not be started, took longer than
+/// `limit` or printed more than 16 MiB.
+pub fn run(
+    program: &Path,
+    args: &[&str],
+    mut env: Vec<(OsString, OsString)>,
+    cwd: &Path,
+    limit: Duration,
+) -> Option<Said> {
+    env.retain(|(name, _)| name != "FORCE_COLOR" && name != "NO_COLOR");
+    env.extend([("FORCE_COLOR", "0"), ("NO_COLOR", "1")].map(|(k, v)| (k.into(), v.into())));
     let spec = Spec {
         runtime: "probe".into(),
         turn_id: format!("probe-{}", std::process::id()),
         program: program.to_owned(),
         args: args.iter().map(Into::into).collect(),
-        env: env.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+        env,
         cwd: if cwd.is_dir() { cwd.to_owned() } else { "/".into() },
         stdin: Stdin::Null,
         // Silence ends it here, endless chatter by the tick.
-        idle_limit: Some(TIME_LIMIT),
+        idle_limit: Some(limit),
         kill_leftovers: false,
         stop: StopLimits::default(),
     };
     let cancel = CancelToken::new().ok()?;
-    let mut collect = Collect { text: String::new(), end: Instant::now() + TIME_LIMIT, failed: false };
+    let mut collect = Collect { text: String::new(), end: Instant::now() + limit, failed: false };
     match Process::spawn(spec).ok()?.drive(&cancel, &mut collect) {
-        Driven::Ended(end) if end.exit_code == Some(0) && end.stopped.is_none() && !collect.failed => {
-            Some(collect.text)
+        Driven::Ended(end) if end.stopped.is_none() && !collect.failed => {
+            Some(Said { code: end.exit_code, stdout: collect.text, stderr: end.stderr_tail })
         }
         _ => None,
     }

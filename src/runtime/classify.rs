@@ -20,6 +20,7 @@ const PHRASES: [(ErrorClass, &[&str]); 3] = [
             "resource not found",
             "unknown sessionid",
             "invalid session identifier",
+            "cannot change this thread's model provider",
         ],
     ),
     (
@@ -130,6 +131,7 @@ mod tests {
             ("thread/resume failed: thread x already has an active writer", Some(Busy)),
             ("Session \"abc\" not found.", Some(StaleSession)),
             ("Error resuming session: Invalid session identifier", Some(StaleSession)),
+            ("thread/resume failed: Cannot change this thread's model provider from `a` to `b`", Some(StaleSession)),
             ("Prompt is too long · 429", Some(ContextOverflow)),
             ("You\u{2019}ve hit your usage limit. Upgrade", Some(UsageLimit)),
             ("last status: 429 Too Many Requests", Some(UsageLimit)),

@@ -56,7 +56,13 @@ pub fn input(input: &Value) -> Option<String> {
     }
 }
 
-/// Words of the agent.
+/// A whole message of the agent. It ends with a newline, so that the next one does not run on in its last line.
+pub fn message(text: &str) -> Digest {
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    words(&format!("{text}{end}"))
+}
+
+/// Words of the agent; more may follow on the same line.
 pub fn words(text: &str) -> Digest {
     Digest { text: Some(text.to_owned()), ..Digest::default() }
 }

@@ -28,7 +28,7 @@ pub fn is_private(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     if let Some(own) = name.strip_prefix("BOTCORD_").or_else(|| name.strip_prefix("BELLHOP_")) {
         let secret = ["TOKEN", "SECRET", "PASSWORD", "DSN", "KEY"].iter().any(|word| own.contains(word));
-        return secret || matches!(own, "TURN" | "WAIT_FILE" | "DAEMON_CHILD");
+        return secret || matches!(own, "TURN" | "WARM" | "AGENT" | "WAIT_FILE" | "DAEMON_CHILD");
     }
     matches!(name, "NOTIFY_SOCKET" | "SENTRY_DSN" | "CREDENTIALS_DIRECTORY")
         || name.starts_with("WATCHDOG_")
@@ -68,6 +68,8 @@ pub fn of_run(
     }
     if !request.agent.is_empty() {
         put(&mut env, "BOTCORD_AGENT_ID".into(), request.agent.clone().into());
+        // With BELLHOP_TURN, so that `bellhop send` inside a turn says who writes.
+        put(&mut env, "BELLHOP_AGENT".into(), request.agent.clone().into());
     }
     if let Some(file) = &request.wait_file {
         put(&mut env, "BOTCORD_WAIT_FILE".into(), file.clone().into());

@@ -37,11 +37,13 @@ impl Lingering {
     /// Watches a process until it ends; its limit is already set. Without a thread to spare it is killed.
     pub fn watch(&self, mut process: Process, turn: &str, session: &str) {
         let Ok(stop) = CancelToken::new() else { return };
+        process.work_is_done();
         let token = stop.clone();
         let turn = turn.to_owned();
         let name = format!("linger:{turn}");
         let watched = std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
             while process.drive(&token, &mut Deaf) == Driven::Paused {}
+            process.finish();
             log::debug!("runtime.lingered turn={turn}");
         });
         match watched {

@@ -28,9 +28,9 @@ pub mod extra_args;
 pub mod fields;
 pub mod gemini;
 pub mod hermes;
-mod hex;
 pub mod kimi;
 mod linger;
+pub mod login;
 mod nap;
 pub mod ndjson;
 pub mod openclaw;
@@ -45,6 +45,7 @@ pub mod session_id;
 pub mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trial;
 pub mod version;
 
 pub use registry::{Descriptor, ECHO_STAND_IN, Probe, RUNTIMES, Registry, descriptor};

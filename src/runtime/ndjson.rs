@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{ErrorClass, RunError, RunRequest, RunResult, RunSink, Runtime, Thrown};
+use crate::engine::ports::{ErrorClass, ResumedSession, RunError, RunRequest, RunResult, RunSink, Runtime, Thrown};
 use crate::message::{Block, BlockKind, Digest, Status};
 use crate::redact;
 use crate::runtime::context_file::{Held, Scratch};
@@ -39,6 +39,12 @@ pub trait Cli: Send + Sync {
 
     /// A parser for the output of that run.
     fn parser(&self, request: &RunRequest) -> Box<dyn StreamParser>;
+
+    /// See [`Runtime::wants_fresh`].
+    fn wants_fresh(&self, session: &ResumedSession) -> bool {
+        let _ = session;
+        false
+    }
 }
 
 /// One argument of a command line.
@@ -59,7 +65,7 @@ impl Arg {
     }
 
     /// What logs show.
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         match self {
             Self::Plain(text) => text.clone(),
             Self::Prompt(text) => format!("<prompt: {} bytes>", text.len()),
@@ -170,6 +176,11 @@ pub trait StreamParser {
     /// The session announced so far.
     fn session(&self) -> Option<&str>;
 
+    /// Whether something of the turn goes on inside the CLI after its terminal event.
+    fn goes_on(&self) -> bool {
+        false
+    }
+
     /// What it all meant. Called once, at the end.
     fn finish(&mut self, ended: &Ended) -> Parsed;
 }
@@ -185,6 +196,11 @@ impl<C: Cli> NdjsonRuntime<C> {
     /// The runtime of this CLI.
     pub fn new(cli: C, settings: Arc<RuntimeSettings>) -> Self {
         Self { cli, settings, lingering: Lingering::default() }
+    }
+
+    /// The processes that have given their reply and not ended yet.
+    pub(super) fn lingering(&self) -> &Lingering {
+        &self.lingering
     }
 }
 
@@ -212,6 +228,10 @@ impl<C: Cli> Runtime for NdjsonRuntime<C> {
                 return Ok(aborted(request, format!("{id} aborted")));
             }
         }
+    }
+
+    fn wants_fresh(&self, session: &ResumedSession) -> bool {
+        self.cli.wants_fresh(session)
     }
 
     fn close(&self) {
@@ -287,8 +307,10 @@ impl<C: Cli> NdjsonRuntime<C> {
             kill_leftovers: self.settings.kill_leftovers,
             stop: self.settings.stop,
         };
-        let mut process =
-            Process::spawn(spec).map_err(|e| Thrown { class: Some(ErrorClass::Config), ..Thrown::new(e.message) })?;
+        let mut process = Process::spawn(spec).map_err(|e| {
+            let class = if e.not_found { ErrorClass::Missing } else { ErrorClass::Config };
+            Thrown { class: Some(class), ..Thrown::new(e.message) }
+        })?;
         sink.spawned(process.id());
         let mut parser = self.cli.parser(request);
         let mut driver = Driver {
@@ -308,10 +330,13 @@ impl<C: Cli> NdjsonRuntime<C> {
         let ended = match driven {
             Driven::Ended(ended) => {
                 driver.log_end(&ended);
+                // While the journal still knows the turn: a crash in between leaves nothing behind.
+                process.finish();
                 ended
             }
             // The driver pauses only when the reply is complete.
             Driven::Paused => {
+                sink.lingers(process.id());
                 self.lingering.watch(process, &request.turn_id, parser.session().unwrap_or_default());
                 still_running()
             }
@@ -331,7 +356,7 @@ impl<C: Cli> NdjsonRuntime<C> {
 }
 
 /// The end of a process that has given its reply and still runs: nothing is known of it.
-fn still_running() -> Ended {
+pub(super) fn still_running() -> Ended {
     Ended {
         exit_code: None,
         signal: None,
@@ -344,22 +369,24 @@ fn still_running() -> Ended {
     }
 }
 
-struct Driver<'a> {
-    runtime: &'static str,
-    parser: &'a mut dyn StreamParser,
-    sink: &'a mut dyn RunSink,
-    held: Option<Held>,
-    announced: String,
-    seq: &'a mut u64,
-    linger: Duration,
-    events: bool,
+/// Passes the output of one run on: numbers blocks, announces the session, keeps the terminal event.
+pub(super) struct Driver<'a> {
+    pub(super) runtime: &'static str,
+    pub(super) parser: &'a mut dyn StreamParser,
+    pub(super) sink: &'a mut dyn RunSink,
+    pub(super) held: Option<Held>,
+    pub(super) announced: String,
+    pub(super) seq: &'a mut u64,
+    pub(super) linger: Duration,
+    /// Whether any event has come.
+    pub(super) events: bool,
     /// The last terminal event told of success. Set by nothing that comes after a stop.
-    succeeded: bool,
-    other_lines: u64,
+    pub(super) succeeded: bool,
+    pub(super) other_lines: u64,
 }
 
 impl Driver<'_> {
-    fn object(&mut self, line: &str) -> Option<Value> {
+    pub(super) fn object(&mut self, line: &str) -> Option<Value> {
         if let Ok(value @ Value::Object(_)) = serde_json::from_str(line) {
             return Some(value);
         }
@@ -380,17 +407,15 @@ impl Driver<'_> {
         self.held = None;
     }
 
-    fn log_end(&self, ended: &Ended) {
+    pub(super) fn log_end(&self, ended: &Ended) {
         if self.other_lines > MAX_LOGGED_LINES || ended.skipped_lines > 0 {
             let (other, long) = (self.other_lines, ended.skipped_lines);
             log::warn!("runtime.lines_skipped runtime={} not_json={other} too_long={long}", self.runtime);
         }
     }
-}
 
-impl Handler for Driver<'_> {
-    fn line(&mut self, line: &str, io: &mut Io) {
-        let Some(raw) = self.object(line) else { return };
+    /// Passes one event on; what is to be done about it is left to the caller.
+    pub(super) fn pass(&mut self, raw: Value) -> Then {
         self.events = true;
         let seen = self.parser.event(&raw);
         self.announce();
@@ -399,7 +424,12 @@ impl Handler for Driver<'_> {
         }
         *self.seq += 1;
         self.sink.block(Block { kind: seen.kind, seq: *self.seq, raw, digest: seen.digest });
-        match seen.then {
+        seen.then
+    }
+
+    /// What follows from an event for a CLI that ends after its terminal event.
+    pub(super) fn follow(&mut self, then: Then, io: &mut Io) {
+        match then {
             Then::Continue => {}
             Then::Succeeded => {
                 self.succeeded = true;
@@ -415,14 +445,27 @@ impl Handler for Driver<'_> {
         }
     }
 
+    /// Takes the session and the numbers from an event that came after a stop.
+    pub(super) fn pass_after_stop(&mut self, raw: &Value) {
+        self.parser.after_stop(raw);
+        self.announce();
+    }
+}
+
+impl Handler for Driver<'_> {
+    fn line(&mut self, line: &str, io: &mut Io) {
+        let Some(raw) = self.object(line) else { return };
+        let then = self.pass(raw);
+        self.follow(then, io);
+    }
+
     fn line_after_stop(&mut self, line: &str, _: &mut Io) {
         // A reply that was complete before the stop is not touched any more.
         if self.succeeded {
             return;
         }
         if let Some(raw) = self.object(line) {
-            self.parser.after_stop(&raw);
-            self.announce();
+            self.pass_after_stop(&raw);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::engine::ports::{Runtime, Runtimes};
 use crate::runtime::acp_generic::{self, AcpAgent};
-use crate::runtime::claude_code::ClaudeCode;
+use crate::runtime::claude_code::Claude;
 use crate::runtime::codex::Codex;
 use crate::runtime::deepseek::DeepSeek;
 use crate::runtime::echo::Echo;
@@ -101,9 +101,9 @@ impl Registry {
     /// Makes the adapters.
     pub fn new(settings: RuntimeSettings) -> Self {
         let settings = Arc::new(settings);
-        let mut registry =
-            Self { settings: settings.clone(), adapters: BTreeMap::new(), answers: Arc::new(Answers::default()) };
-        registry.add(NdjsonRuntime::new(ClaudeCode, settings.clone()));
+        let answers = Arc::new(Answers::kept_in(settings.catalogue_cache().as_deref()));
+        let mut registry = Self { settings: settings.clone(), adapters: BTreeMap::new(), answers };
+        registry.add(Claude::new(settings.clone()));
         registry.add(NdjsonRuntime::new(Codex, settings.clone()));
         registry.add(DeepSeek::new(settings.clone()));
         let kimi = Kimi::new(settings.clone(), registry.answers.clone());
@@ -160,9 +160,9 @@ impl Registry {
             let found = resolve::resolve(descriptor, &self.settings);
             let version = found.file.and_then(|file| self.answers.version(&found.program, file, &self.settings));
             let path = found.file.map(|_| found.program);
-            Probe { descriptor, path, version, problem: found.problem }
+            (Probe { descriptor, path, version, problem: found.problem }, found.file)
         };
-        std::thread::scope(|scope| {
+        let found: Vec<_> = std::thread::scope(|scope| {
             let looks: Vec<_> = RUNTIMES.iter().map(|d| (d, scope.spawn(move || look(d)))).collect();
             let failed = |descriptor| Probe {
                 descriptor,
@@ -170,8 +170,11 @@ impl Registry {
                 version: None,
                 problem: Some("the look-up failed".into()),
             };
-            looks.into_iter().map(|(d, thread)| thread.join().unwrap_or_else(|_| failed(d))).collect()
-        })
+            looks.into_iter().map(|(d, thread)| thread.join().unwrap_or_else(|_| (failed(d), None))).collect()
+        });
+        let (probes, files): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        self.answers.keep(&files.into_iter().flatten().collect::<Vec<_>>());
+        probes
     }
 }
 

@@ -1,8 +1,6 @@
 //! Context for CLIs without a system prompt: a marked part in front of what the person said.
 
-use ring::digest::{SHA256, digest};
-
-use crate::runtime::hex::hex;
+use crate::crypto::short_hash;
 
 /// The text with a reminder in front; a blank one adds nothing.
 pub fn prefix(context: Option<&str>, text: &str) -> String {
@@ -18,7 +16,7 @@ pub fn prefix(context: Option<&str>, text: &str) -> String {
 /// too.
 pub fn mark(context: Option<&str>) -> String {
     let context = context.map(str::trim).unwrap_or_default();
-    hex(digest(&SHA256, context.as_bytes()).as_ref().get(..8).unwrap_or_default())
+    short_hash(context.as_bytes(), 16)
 }
 
 #[cfg(test)]

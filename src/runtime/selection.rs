@@ -1,4 +1,4 @@
-//! The model that a person chose, as it stands in a route's arguments.
+//! The model that a person chose: as it stands in a route's arguments, and how it gets there.
 
 use serde::Serialize;
 
@@ -41,9 +41,68 @@ impl Selection {
     }
 }
 
+/// What a person chose for an agent. Blank texts count as absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// The model.
+    pub model: Option<&'a str>,
+    /// How much effort it makes.
+    pub effort: Option<&'a str>,
+    /// Whether it thinks before it answers.
+    pub thinking: Option<bool>,
+}
+
+/// The arguments of a route that hand a choice to a runtime; none for what the runtime does not let be chosen. They
+/// are the BotCord daemon's, so that both write the same routes.
+pub fn arguments(runtime: &str, choice: Choice<'_>) -> Vec<String> {
+    let given = |text: Option<&str>| text.map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+    let flag = |name: &str, value: Option<String>| value.map(|v| vec![name.to_owned(), v]).unwrap_or_default();
+    let (model, effort) = (flag("--model", given(choice.model)), given(choice.effort));
+    let more = match runtime {
+        "claude-code" => flag("--effort", effort),
+        "codex" => {
+            let quoted = effort.map(|e| e.replace('\\', "\\\\").replace('"', "\\\""));
+            flag("-c", quoted.map(|e| format!("model_reasoning_effort=\"{e}\"")))
+        }
+        "deepseek-tui" => flag("--reasoning-effort", effort),
+        "kimi-cli" => match choice.thinking {
+            Some(true) => vec!["--thinking".to_owned()],
+            Some(false) => vec!["--no-thinking".to_owned()],
+            None => Vec::new(),
+        },
+        _ => return Vec::new(),
+    };
+    [model, more].concat()
+}
+
+/// Whether a runtime takes `--model` from a route although [`arguments`] has none for it: the reference leaves these
+/// alone, but a model that the owner has written down must not be lost.
+pub fn takes_model(runtime: &str) -> bool {
+    matches!(runtime, "gemini" | "hermes-agent") || runtime.starts_with("acp:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_runtime_has_its_own_words() {
+        let all = Choice { model: Some(" m "), effort: Some("a\"b\\"), thinking: Some(false) };
+        for (runtime, wanted) in [
+            ("claude-code", &["--model", "m", "--effort", "a\"b\\"][..]),
+            ("codex", &["--model", "m", "-c", "model_reasoning_effort=\"a\\\"b\\\\\""]),
+            ("deepseek-tui", &["--model", "m", "--reasoning-effort", "a\"b\\"]),
+            ("kimi-cli", &["--model", "m", "--no-thinking"]),
+            ("gemini", &[]),
+            ("echo", &[]),
+        ] {
+            assert_eq!(arguments(runtime, all), wanted, "{runtime}");
+            let blank = Choice { model: Some(" "), effort: Some(""), thinking: None };
+            assert!(arguments(runtime, blank).is_empty(), "{runtime}");
+        }
+        let thinking = Choice { thinking: Some(true), ..Choice::default() };
+        assert_eq!(arguments("kimi-cli", thinking), ["--thinking"]);
+    }
 
     #[test]
     fn the_last_one_wins_and_a_flag_is_no_value() {

@@ -107,6 +107,23 @@ pub struct AcpRuntime {
     pub mcp_servers: Vec<McpServer>,
 }
 
+/// Claude Code processes that are kept after a turn for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warm {
+    /// How long; zero: none is kept.
+    pub keep: Duration,
+    /// Most that are kept at once; the one that was used longest ago goes first.
+    pub max: usize,
+    /// All of them go when the machine has less free memory than this, in bytes. 0: not looked at.
+    pub reserve: u64,
+}
+
+impl Default for Warm {
+    fn default() -> Self {
+        Self { keep: Duration::ZERO, max: 4, reserve: 256 << 20 }
+    }
+}
+
 /// Settings of all adapters.
 #[derive(Clone, Debug)]
 pub struct RuntimeSettings {
@@ -114,6 +131,8 @@ pub struct RuntimeSettings {
     pub user_home: PathBuf,
     /// `<home of bellhop>/agents`: one directory per agent below it.
     pub agents_dir: PathBuf,
+    /// `<home of bellhop>/daemon`: caches and marks, written only when it exists.
+    pub daemon_dir: PathBuf,
     /// The daemon's own environment, from which every child's is made.
     pub base_env: Vec<(OsString, OsString)>,
     /// PATH of children and of the look-up of binaries; see [`resolve::extend_path`].
@@ -134,6 +153,11 @@ pub struct RuntimeSettings {
     pub kill_leftovers: bool,
     /// Permissions by trust level.
     pub permissions: RuntimePermissions,
+    /// Whether somebody answers the questions of an agent that is restricted; otherwise what it would have to ask
+    /// for is denied.
+    pub ask_approvals: bool,
+    /// Processes of Claude Code that are kept between turns.
+    pub warm: Warm,
     /// Longest silence of a CLI that prints JSON lines; `None` switches the watchdog off.
     pub ndjson_idle: Option<Duration>,
     /// The same for ACP agents.
@@ -165,6 +189,7 @@ impl RuntimeSettings {
         let idle = var("BELLHOP_ACP_IDLE_TIMEOUT_MS").or_else(|| var("BOTCORD_ACP_IDLE_TIMEOUT_MS"));
         Self {
             agents_dir: home.join("agents"),
+            daemon_dir: home.join("daemon"),
             ndjson_idle: idle_limit(idle, NDJSON_IDLE_LIMIT),
             acp_idle: idle_limit(idle, ACP_IDLE_LIMIT),
             user_home,
@@ -178,6 +203,8 @@ impl RuntimeSettings {
             prompt_via: PromptVia::default(),
             kill_leftovers: false,
             permissions: RuntimePermissions::default(),
+            ask_approvals: false,
+            warm: Warm::default(),
             busy_pauses: [1, 2, 4, 8].map(Duration::from_secs).to_vec(),
             linger: Duration::from_millis(500),
             stop: StopLimits::default(),
@@ -189,6 +216,22 @@ impl RuntimeSettings {
     /// A variable of the daemon's environment.
     pub fn var(&self, name: &str) -> Option<&OsStr> {
         self.base_env.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.as_os_str())
+    }
+
+    /// Where answers of CLIs are kept between starts; `None`: nowhere, since it is switched off or there is no
+    /// daemon's directory yet.
+    pub fn catalogue_cache(&self) -> Option<PathBuf> {
+        let var = |name: &str| {
+            let prefixed = resolve::OVERRIDE_PREFIXES.map(|prefix| format!("{prefix}{name}"));
+            prefixed.iter().find_map(|name| self.var(name)).filter(|value| !value.is_empty())
+        };
+        if var("RUNTIME_CATALOG_CACHE").is_some_and(|value| value == "0") {
+            return None;
+        }
+        match var("RUNTIME_CATALOG_CACHE_DIR") {
+            Some(dir) => Some(dir.into()),
+            None => self.daemon_dir.is_dir().then(|| self.daemon_dir.join("runtime-catalog-cache")),
+        }
     }
 
     /// The private directory of an agent, or `None` for a name that is no single path component.

@@ -6,9 +6,13 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Answer, Request, shown};
 use super::wire::{
-    Accepted, Cancel, Cancelled, DaemonStatus, ErrorKind, FILES_LIMIT, Failure, Health, ID_LIMIT, MessageState,
-    ResetSessions, Sessions, SessionsReset, Shutdown, ShuttingDown, Submit, Wellness,
+    Accepted, AnswerApproval, Cancel, Cancelled, DaemonStatus, ErrorKind, FILES_LIMIT, Failure, Health, ID_LIMIT,
+    MessageState, Queue, QueueAction, QueueChanged, QueueItem, ResetSessions, Sessions, SessionsReset, Shutdown,
+    ShuttingDown, Submit, Wellness,
 };
+
+/// Longest reason of an answer, in bytes.
+const REASON_LIMIT: usize = 1_024;
 
 /// What the daemon does for a person. Called on connection threads, several at a time; a panic is answered
 /// with 500. Requests were checked for form: ids are not empty, paths are absolute, exactly one way of
@@ -39,6 +43,24 @@ pub trait Control: Send + Sync {
 
     /// Forgets sessions. [`ErrorKind::Conflict`] while a turn runs on one of them.
     fn reset_sessions(&self, which: ResetSessions) -> Result<SessionsReset, Failure>;
+
+    /// The queue: everything that is not finished.
+    fn queue(&self) -> Result<Queue, Failure>;
+
+    /// Messages that were given up.
+    fn dead_letters(&self) -> Result<Queue, Failure>;
+
+    /// One message of the queue, by its id or one of the channel's, with its whole text.
+    fn queue_item(&self, id: &str) -> Result<QueueItem, Failure>;
+
+    /// Changes the queue; durable when it returns. [`ErrorKind::Conflict`] when the message is in no state for it.
+    fn change_queue(&self, id: &str, action: QueueAction) -> Result<QueueChanged, Failure>;
+
+    /// Answers a question about a tool call. [`ErrorKind::NotFound`] when it does not wait (any more).
+    fn answer_approval(&self, id: &str, answer: AnswerApproval) -> Result<AnswerApproval, Failure> {
+        let _ = answer;
+        Err(Failure::new(ErrorKind::NotFound, format!("no question {id:?} waits for an answer")))
+    }
 
     /// Begins to end. Must return before the server is stopped, so that this can be answered.
     fn shutdown(&self, how: Shutdown) -> Result<ShuttingDown, Failure>;
@@ -105,6 +127,18 @@ fn dispatch(request: &Request, control: &dyn Control) -> Result<Reply, Refusal> 
             json(200, &control.cancel_message(checked_id("message id", id)?)?)
         }
         ("POST", ["v1", "cancel"]) => json(200, &control.cancel_conversation(checked_cancel(body(request)?)?)?),
+        ("GET", ["v1", "queue"]) => json(200, &control.queue()?),
+        ("GET", ["v1", "queue", "dead"]) => json(200, &control.dead_letters()?),
+        ("GET", ["v1", "queue", id]) => json(200, &control.queue_item(checked_id("message id", id)?)?),
+        ("POST", ["v1", "queue", id, action]) if QueueAction::parse(action).is_some() => {
+            let Empty {} = body(request)?;
+            let Some(action) = QueueAction::parse(action) else { return Err(refused(request.path(), "POST", None)) };
+            json(200, &control.change_queue(checked_id("message id", id)?, action)?)
+        }
+        ("POST", ["v1", "approvals", id]) => {
+            let answer = body(request)?;
+            json(200, &control.answer_approval(checked_id("approval id", id)?, checked_answer(answer)?)?)
+        }
         ("POST", ["v1", "shutdown"]) => json(202, &control.shutdown(body(request)?)?),
         (method, _) => return Err(refused(request.path(), method, allow)),
     })
@@ -121,12 +155,15 @@ fn refused(path: &str, method: &str, allow: Option<&'static str>) -> Refusal {
 /// The methods of a path that exists.
 fn methods(path: &[&str]) -> Option<&'static str> {
     match path {
-        ["health"] | ["v1", "status" | "sessions"] | ["v1", "messages", _] | ["v1", "messages", _, "events"] => {
-            Some("GET")
-        }
-        ["v1", "messages" | "cancel" | "shutdown"] | ["v1", "sessions", "reset"] | ["v1", "messages", _, "cancel"] => {
-            Some("POST")
-        }
+        ["health"]
+        | ["v1", "status" | "sessions" | "queue"]
+        | ["v1", "messages" | "queue", _]
+        | ["v1", "messages", _, "events"] => Some("GET"),
+        ["v1", "queue", _, action] if QueueAction::parse(action).is_some() => Some("POST"),
+        ["v1", "messages" | "cancel" | "shutdown"]
+        | ["v1", "sessions", "reset"]
+        | ["v1", "messages", _, "cancel"]
+        | ["v1", "approvals", _] => Some("POST"),
         _ => None,
     }
 }
@@ -205,8 +242,12 @@ fn checked_submit(message: Submit) -> Result<Submit, Failure> {
             return Err(bad(format!("id is {}; only letters, digits and . _ - are taken", shown(id))));
         }
     }
-    if let Some(cwd) = &message.cwd {
-        checked_path("cwd", cwd)?;
+    for (what, path) in [("cwd", &message.cwd), ("typed_in", &message.typed_in)] {
+        path.as_deref().map_or(Ok(()), |path| checked_path(what, path))?;
+    }
+    if let Some(from) = &message.from {
+        checked_id("from.agent", &from.agent)?;
+        checked_id("from.turn", &from.turn)?;
     }
     if message.files.len() > FILES_LIMIT {
         return Err(bad(format!("there are {} files; at most {FILES_LIMIT} are taken", message.files.len())));
@@ -223,6 +264,13 @@ fn checked_cancel(which: Cancel) -> Result<Cancel, Failure> {
         value.as_deref().map_or(Ok(""), |id| checked_id(what, id))?;
     }
     Ok(which)
+}
+
+fn checked_answer(answer: AnswerApproval) -> Result<AnswerApproval, Failure> {
+    if answer.reason.as_ref().is_some_and(|r| r.len() > REASON_LIMIT) {
+        return Err(bad(format!("reason is longer than {REASON_LIMIT} bytes")));
+    }
+    Ok(answer)
 }
 
 fn checked_reset(which: ResetSessions) -> Result<ResetSessions, Failure> {

@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 use super::http::percent_encode;
 use super::socket;
 use super::wire::{
-    Accepted, Cancel, Cancelled, DaemonStatus, ErrorAnswer, ErrorKind, Failure, Health, MessageState, ResetSessions,
-    Sessions, SessionsReset, Shutdown, ShuttingDown, Submit,
+    Accepted, AnswerApproval, Cancel, Cancelled, DaemonStatus, ErrorAnswer, ErrorKind, Failure, Health, MessageState,
+    Queue, QueueAction, QueueChanged, QueueItem, ResetSessions, Sessions, SessionsReset, Shutdown, ShuttingDown,
+    Submit,
 };
 
 mod events;
@@ -227,9 +228,34 @@ impl Client {
         self.post("/v1/sessions/reset", which)
     }
 
+    /// The queue.
+    pub fn queue(&self) -> Result<Queue, ClientError> {
+        self.get("/v1/queue")
+    }
+
+    /// Messages that were given up.
+    pub fn dead_letters(&self) -> Result<Queue, ClientError> {
+        self.get("/v1/queue/dead")
+    }
+
+    /// One message of the queue.
+    pub fn queue_item(&self, id: &str) -> Result<QueueItem, ClientError> {
+        self.get(&format!("/v1/queue/{}", percent_encode(id)))
+    }
+
+    /// Changes the queue.
+    pub fn change_queue(&self, id: &str, action: QueueAction) -> Result<QueueChanged, ClientError> {
+        self.post(&format!("/v1/queue/{}/{}", percent_encode(id), action.word()), &Nothing {})
+    }
+
     /// Makes the daemon end. Returns before it is gone.
     pub fn shutdown(&self, how: &Shutdown) -> Result<ShuttingDown, ClientError> {
         self.post("/v1/shutdown", how)
+    }
+
+    /// Answers a question about a tool call.
+    pub fn answer_approval(&self, id: &str, answer: &AnswerApproval) -> Result<AnswerApproval, ClientError> {
+        self.post(&format!("/v1/approvals/{}", percent_encode(id)), answer)
     }
 
     fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {

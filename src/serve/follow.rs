@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::wire::{BlockView, Event, MessageState, Queued, Started, State};
+use super::wire::{BlockView, Event, MessageState, Question, Queued, Started, State};
 use crate::engine::ports::{TurnEvent, TurnObserver, TurnReport};
 use crate::message::{BlockKind, Inbound};
 use crate::text;
@@ -191,6 +191,15 @@ impl TurnObserver for Follow {
             }
             TurnEvent::Status { message, status, .. } => {
                 self.push(&keys(message, None), Event::Status((*status).clone()));
+            }
+            TurnEvent::Approval { message, question } => {
+                let question = Question {
+                    id: question.id.clone(),
+                    tool: text::clip(&question.tool, 200),
+                    summary: text::clip(&question.summary, 200),
+                    expires_at: question.expires_at,
+                };
+                self.push(&keys(message, None), Event::Approval(question));
             }
             TurnEvent::Finished { message, report } => {
                 let mut kept = (*report).clone();

@@ -5,6 +5,7 @@
 //! engine: what the daemon does with a request is behind [`Control`].
 //!
 //! - [`wire`]: every request, answer and event as a type; the one place where the protocol is defined.
+//! - [`queue`]: its part about the queue.
 //! - [`api`]: the trait [`Control`], the routes, and the glue between them.
 //! - [`follow`]: remembers the progress of messages, so that it can be watched from the beginning.
 //! - [`http`] and [`conn`]: heads and bodies as bytes, and the timed reading and writing of them.
@@ -17,6 +18,7 @@ pub mod client;
 pub mod conn;
 pub mod follow;
 pub mod http;
+pub mod queue;
 pub mod server;
 pub mod socket;
 pub mod sse;

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::ports::{ApprovalRequest, TurnReport};
+use crate::engine::ports::TurnReport;
 use crate::message::{Block, BlockKind, Status};
+
+pub use super::queue::{AGE_MINUTES, QUEUE_LIMIT, Queue, QueueAction, QueueChanged, QueueItem, QueueShape, QueueState};
 
 /// Version prefix of every path but `/health`.
 pub const PREFIX: &str = "/v1";
@@ -37,6 +39,13 @@ pub struct Submit {
     /// Working directory in place of the route's; absolute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<PathBuf>,
+    /// Where the command was typed; absolute. The working directory unless `cwd` or the agent has another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typed_in: Option<PathBuf>,
+    /// The turn that the message is written in, where an agent writes and not a person. It then has no authority of
+    /// the owner, and chains of such messages have an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<FromTurn>,
     /// Forget the conversation's session first.
     #[serde(default, skip_serializing_if = "is_false")]
     pub new: bool,
@@ -54,6 +63,16 @@ pub struct Submit {
     /// up when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+}
+
+/// The turn of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FromTurn {
+    /// The agent: `BELLHOP_AGENT` of its processes.
+    pub agent: String,
+    /// The turn: `BELLHOP_TURN` of its processes.
+    pub turn: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -151,6 +170,45 @@ pub struct Health {
     /// What is not well, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
+    /// Age in milliseconds of the oldest message that waits and is neither held nor parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_waiting_ms: Option<u64>,
+    /// What runs, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<TurnPulse>,
+    /// What each channel was last seen doing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<ChannelPulse>,
+}
+
+/// Signs of life of a running turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnPulse {
+    /// Turn id.
+    pub turn_id: String,
+    /// Milliseconds since its runtime's last sign of life.
+    pub quiet_ms: u64,
+    /// That is too long, and none of its tools runs.
+    pub silent: bool,
+}
+
+/// Signs of life of a channel, since the daemon began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelPulse {
+    /// Channel id.
+    pub id: String,
+    /// The last message that came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_inbound_at: Option<i64>,
+    /// The last reply that was delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_delivered_at: Option<i64>,
+    /// Age in milliseconds of its oldest message that waits and is neither held nor parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_waiting_ms: Option<u64>,
+    /// Replies that wait to be delivered.
+    #[serde(default)]
+    pub replies: u64,
 }
 
 /// A turn that runs now.
@@ -183,6 +241,12 @@ pub struct Waiting {
     /// Replies that wait to be delivered.
     #[serde(default)]
     pub replies: u64,
+    /// Messages among them that somebody has set aside.
+    #[serde(default)]
+    pub held: u64,
+    /// Messages that were given up and are kept.
+    #[serde(default)]
+    pub dead: u64,
 }
 
 /// How one channel is.
@@ -239,6 +303,66 @@ pub struct DaemonStatus {
     pub channels: Vec<ChannelState>,
     /// What survives a crash.
     pub journal: JournalState,
+    /// Tool calls that wait for permission, oldest first.
+    #[serde(default)]
+    pub approvals: Vec<WaitingApproval>,
+}
+
+/// A tool call that waits for permission.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingApproval {
+    /// Under which it is answered.
+    pub id: String,
+    /// Turn that waits.
+    pub turn_id: String,
+    /// Channel id.
+    pub channel: String,
+    /// Agent.
+    pub agent: String,
+    /// Conversation id.
+    pub conversation: String,
+    /// Tool or title.
+    pub tool: String,
+    /// One line about what it would do.
+    pub summary: String,
+    /// When it was asked.
+    pub asked_at: i64,
+    /// When it is denied.
+    pub expires_at: i64,
+}
+
+/// `POST /v1/approvals/<id>`: the answer to a question. The same is given back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerApproval {
+    /// What is decided.
+    pub decision: Decision,
+    /// Why it is denied; the agent may be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What may be decided about a tool call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// It may run, once.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// Data of the event `approval`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Under which it is answered.
+    pub id: String,
+    /// Tool or title.
+    pub tool: String,
+    /// One line about what it would do.
+    pub summary: String,
+    /// When it is denied.
+    pub expires_at: i64,
 }
 
 /// A runtime session that the daemon would resume.
@@ -272,7 +396,8 @@ pub struct Sessions {
     pub sessions: Vec<SessionInfo>,
 }
 
-/// `POST /v1/sessions/reset`: which sessions to forget. Exactly one field is given.
+/// `POST /v1/sessions/reset`: which sessions to forget. Exactly one of `key`, `conversation` and `all` is
+/// given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResetSessions {
@@ -282,6 +407,9 @@ pub struct ResetSessions {
     /// Those of this conversation, of every runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation: Option<String>,
+    /// Of those, only this agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// Every one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub all: bool,
@@ -379,7 +507,7 @@ pub enum Event {
     /// What the runtime says about its state: `{kind: typing|thinking, phase, label?}`.
     Status(Status),
     /// A tool call waits for permission.
-    Approval(ApprovalRequest),
+    Approval(Question),
     /// The turn is over; the last event.
     Finished(Box<TurnReport>),
 }

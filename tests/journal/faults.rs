@@ -161,7 +161,7 @@ fn power_fails_after_each_operation() {
 fn a_full_disk_refuses_messages_until_there_is_room() {
     let memory = MemDisk::default();
     let disk = FaultyDisk::new(Arc::new(memory.clone()));
-    let patient = JournalOptions { retry_after: Duration::from_secs(3_600), ..JournalOptions::default() };
+    let patient = JournalOptions { retry_after: Duration::from_hours(1), ..JournalOptions::default() };
     let journal = open_with(&disk, patient).journal;
     let entry = take_in(&journal, "m1");
 

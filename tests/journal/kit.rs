@@ -121,7 +121,7 @@ pub fn finish(journal: &Journal, entry: &str) -> Result<(), JournalError> {
     let (turn, out) = (format!("t_{entry}"), format!("o_{entry}"));
     let _ = journal.append(started(entry, &turn));
     let _ = journal.append(result(&turn, &out));
-    let _ = journal.append(sent(&out, &turn));
+    journal.append_behind(sent(&out, &turn));
     let _ = journal.append(done(entry));
     journal.append(acked(entry)).wait()
 }

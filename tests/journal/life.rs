@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bellhop::engine::journal::{
     Accept, EntryState, Journal, JournalError, JournalOptions, JournalState, Known, Line, Record, dump,
@@ -113,6 +114,54 @@ fn what_comes_together_costs_one_sync() {
         ticket.wait().unwrap();
     }
     assert_eq!(disk.count(Op::Sync) - before, 2);
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_at_once_and_synced_with_the_next() {
+    let disk = MemDisk::default();
+    let never = JournalOptions { sync_within: Duration::from_hours(1), ..JournalOptions::default() };
+    let journal = open_with(&disk, never).journal;
+    let syncs = journal.health().fsyncs;
+    let bytes = || disk.paths().iter().filter_map(|p| disk.get(p)).map(|bytes| bytes.len()).sum::<usize>();
+    for n in 0..10 {
+        let before = bytes();
+        journal.append_behind(note(&format!("n{n}"), n));
+        eventually(|| bytes() > before);
+    }
+    assert_eq!(journal.health().fsyncs, syncs);
+    let notes = |disk: &MemDisk| open(disk).journal.view(|ledger| ledger.notes("n").count());
+    assert_eq!(notes(&disk.copy()), 10, "after a kill");
+    journal.append(note("last", 1)).wait().unwrap();
+    assert_eq!(journal.health().fsyncs, syncs + 1);
+    for image in disk.after_power_loss() {
+        assert_eq!(notes(&image), 10, "after a loss of power");
+    }
+    journal.append_behind(note("n10", 1));
+    journal.close();
+    for image in disk.after_power_loss() {
+        assert_eq!(notes(&image), 11, "after the end");
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_is_synced_by_itself_after_a_while() {
+    let disk = MemDisk::default();
+    let journal = open_with(&disk, JournalOptions { sync_within: Duration::ZERO, ..JournalOptions::default() }).journal;
+    let syncs = journal.health().fsyncs;
+    journal.append_behind(note("n", 1));
+    eventually(|| journal.health().fsyncs > syncs);
+    let soon = open_with(&MemDisk::default(), JournalOptions::default()).journal;
+    let syncs = soon.health().fsyncs;
+    soon.append_behind(note("n", 1));
+    eventually(|| soon.health().fsyncs > syncs);
+}
+
+fn eventually(holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < end, "never");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

@@ -44,11 +44,7 @@ pub fn script(text: &str) -> Spec {
 
 /// Limits of stopping in milliseconds; giving up is not among what the tests wait for.
 pub fn limits(term: u64, kill: u64) -> StopLimits {
-    StopLimits {
-        term: Duration::from_millis(term),
-        kill: Duration::from_millis(kill),
-        give_up: Duration::from_secs(120),
-    }
+    StopLimits { term: Duration::from_millis(term), kill: Duration::from_millis(kill), give_up: Duration::from_mins(2) }
 }
 
 type OnEvent<'a> = Box<dyn FnMut(&str, &mut Io) + 'a>;
@@ -161,5 +157,17 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < end, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process runs, by its pid.
+pub fn lives(pid: i32) -> bool {
+    identity(pid).is_some_and(Process::pid_lives)
+}
+
+/// Kills one process.
+pub fn kill(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }

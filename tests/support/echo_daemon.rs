@@ -260,6 +260,23 @@ impl Control for Agent {
         Ok(SessionsReset { reset: if which.all { 3 } else { u64::from(which.key.as_deref() == Some("k1")) } })
     }
 
+    fn queue(&self) -> Result<Queue, Failure> {
+        Ok(Queue { live: true, messages: vec![queued("e1")], ..Queue::default() })
+    }
+
+    fn dead_letters(&self) -> Result<Queue, Failure> {
+        Ok(Queue { live: true, dead: 1, ..Queue::default() })
+    }
+
+    fn queue_item(&self, id: &str) -> Result<QueueItem, Failure> {
+        if id == "e1" { Ok(queued(id)) } else { Err(Failure::new(ErrorKind::NotFound, "there is none")) }
+    }
+
+    fn change_queue(&self, id: &str, action: QueueAction) -> Result<QueueChanged, Failure> {
+        self.asked.lock().unwrap().push(format!("{} {id}", action.word()));
+        Ok(QueueChanged { id: id.into(), done: action.word().into() })
+    }
+
     fn shutdown(&self, _how: Shutdown) -> Result<ShuttingDown, Failure> {
         Ok(ShuttingDown { pid: 7, turns: 0, drain_seconds: 0 })
     }
@@ -285,6 +302,7 @@ fn inbound(id: &str, message: &Submit) -> Inbound {
         trace: None,
         entries: Vec::new(),
         omitted: 0,
+        hops: 0,
         origin: Origin::OwnerChat,
         quote: None,
         envelope_type: None,
@@ -294,5 +312,25 @@ fn inbound(id: &str, message: &Submit) -> Inbound {
         media_only: false,
         attachments: Vec::new(),
         overrides: None,
+    }
+}
+
+fn queued(id: &str) -> QueueItem {
+    QueueItem {
+        id: id.into(),
+        message_ids: vec!["m1".into()],
+        channel: "local".into(),
+        agent: "a1".into(),
+        conversation: "c7".into(),
+        thread: None,
+        queue: "local:a1:c7:".into(),
+        state: QueueState::Held,
+        since: 0,
+        attempts: 1,
+        turn_id: None,
+        why: None,
+        until: None,
+        sender: "me".into(),
+        text: "hello".into(),
     }
 }

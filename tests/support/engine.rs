@@ -10,8 +10,8 @@ use bellhop::engine::cancel::CancelToken;
 use bellhop::engine::journal::{Journal, JournalOptions};
 use bellhop::engine::ports::{
     Capabilities, Channel, Delivery, Frame, FreshStart, MessageStatus, PromptBuilder, PromptFacts, RecentMessage,
-    RoomContext, RunRequest, RunResult, RunSink, Runtime, Runtimes, Settled, StreamBlock, SystemRule, Thrown,
-    TurnEvent, TurnObserver, TurnReport,
+    ResumedSession, RoomContext, RunRequest, RunResult, RunSink, Runtime, Runtimes, Settled, StreamBlock, SystemRule,
+    Thrown, TurnEvent, TurnObserver, TurnReport,
 };
 use bellhop::engine::route::{Route, Routes};
 use bellhop::engine::sessions::SessionStore;
@@ -101,6 +101,7 @@ pub struct FakeChannel {
     pub deliveries: Mutex<Vec<Delivery>>,
     pub recent: Mutex<Option<Vec<RecentMessage>>>,
     /// Everything in order, as words.
+    pub waited_at: bool,
     pub order: Arc<Log<String>>,
 }
 
@@ -118,6 +119,7 @@ impl FakeChannel {
             statuses: Log::default(),
             deliveries: Mutex::default(),
             recent: Mutex::new(Some(Vec::new())),
+            waited_at: false,
             order: Arc::default(),
         }
     }
@@ -141,6 +143,10 @@ impl Channel for FakeChannel {
 
     fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    fn is_waited_at(&self) -> bool {
+        self.waited_at
     }
 
     fn send(&self, message: &Outbound) -> Delivery {
@@ -231,6 +237,11 @@ impl Runtime for Scripted {
         self.ended.push(n);
         result
     }
+
+    /// A session whose note says so.
+    fn wants_fresh(&self, session: &ResumedSession) -> bool {
+        session.note.as_deref() == Some("leave it")
+    }
 }
 
 /// The registry of one runtime under several ids.
@@ -305,6 +316,7 @@ impl PromptBuilder for FakePrompts {
 
 /// Records reports.
 #[derive(Default)]
+#[allow(clippy::struct_field_names)]
 pub struct Reports {
     pub reports: Log<TurnReport>,
     pub queued: Log<(String, usize)>,
@@ -491,6 +503,7 @@ pub fn message(id: &str, text: &str) -> Inbound {
         trace: None,
         entries: Vec::new(),
         omitted: 0,
+        hops: 0,
         origin: Origin::Room,
         quote: None,
         envelope_type: None,

@@ -102,7 +102,7 @@ impl FakeAgent {
     /// Runs a turn.
     pub fn run(&self, request: &RunRequest, cancel: &CancelToken, sink: &mut Recorder) -> Result<RunResult, Thrown> {
         let mut settings = self.cli.settings.clone();
-        let long = std::time::Duration::from_secs(120);
+        let long = std::time::Duration::from_mins(2);
         settings.stop = StopLimits { term: std::time::Duration::from_millis(300), kill: long, give_up: long };
         Registry::new(settings).get(&self.id).unwrap().run(request, cancel, sink)
     }

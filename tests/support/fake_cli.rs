@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellhop::engine::cancel::CancelToken;
-use bellhop::engine::ports::{RunRequest, RunResult, Runtimes, Thrown};
+use bellhop::engine::ports::{RunRequest, RunResult, Runtime, Runtimes, Thrown};
 use bellhop::runtime::{Registry, RuntimeSettings, descriptor};
 
 use super::run_request::{Recorder, request};
@@ -23,7 +23,7 @@ impl FakeCli {
     /// In place of the CLI of this runtime.
     pub fn new(runtime: &'static str) -> Self {
         let dir = TempDir::new(&format!("fake-{runtime}"));
-        for below in ["cwd", "home/.codex", "bellhop"] {
+        for below in ["cwd", "home/.codex", "bellhop/daemon"] {
             std::fs::create_dir_all(dir.join(below)).unwrap();
         }
         let mut env: Vec<_> = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "TMPDIR").collect();
@@ -65,10 +65,14 @@ impl FakeCli {
         request
     }
 
+    /// The adapter, for several runs. It has to be closed at the end.
+    pub fn runtime(&self) -> Arc<dyn Runtime> {
+        Registry::new(self.settings.clone()).get(self.runtime).unwrap()
+    }
+
     /// Runs it.
     pub fn run(&self, request: &RunRequest, cancel: &CancelToken, sink: &mut Recorder) -> Result<RunResult, Thrown> {
-        let runtime = Registry::new(self.settings.clone()).get(self.runtime).unwrap();
-        Arc::clone(&runtime).run(request, cancel, sink)
+        self.runtime().run(request, cancel, sink)
     }
 
     /// Runs it without cancelling.

@@ -76,6 +76,23 @@ impl Control for Fake {
         Err(Failure::new(ErrorKind::Conflict, "a turn runs on it"))
     }
 
+    fn queue(&self) -> Result<Queue, Failure> {
+        Ok(Queue { live: true, messages: vec![queued("e1")], ..Queue::default() })
+    }
+
+    fn dead_letters(&self) -> Result<Queue, Failure> {
+        Ok(Queue { live: true, dead: 1, ..Queue::default() })
+    }
+
+    fn queue_item(&self, id: &str) -> Result<QueueItem, Failure> {
+        if id == "e1" { Ok(queued(id)) } else { Err(Failure::new(ErrorKind::NotFound, "there is none")) }
+    }
+
+    fn change_queue(&self, id: &str, action: QueueAction) -> Result<QueueChanged, Failure> {
+        self.asked.lock().unwrap().push(format!("{} {id}", action.word()));
+        Ok(QueueChanged { id: id.into(), done: action.word().into() })
+    }
+
     fn shutdown(&self, how: Shutdown) -> Result<ShuttingDown, Failure> {
         Ok(ShuttingDown { pid: 7, turns: 0, drain_seconds: how.drain_seconds.unwrap_or(30) })
     }
@@ -178,6 +195,7 @@ pub fn message(id: &str) -> Inbound {
         trace: None,
         entries: Vec::new(),
         omitted: 0,
+        hops: 0,
         origin: Origin::Room,
         quote: None,
         envelope_type: None,
@@ -238,5 +256,25 @@ impl Tell for Follow {
 
     fn finished(&self, message: &Inbound, reply: &str) {
         self.event(&TurnEvent::Finished { message, report: &report(&message.id, reply) });
+    }
+}
+
+fn queued(id: &str) -> QueueItem {
+    QueueItem {
+        id: id.into(),
+        message_ids: vec!["m1".into()],
+        channel: "local".into(),
+        agent: "a1".into(),
+        conversation: "c7".into(),
+        thread: None,
+        queue: "local:a1:c7:".into(),
+        state: QueueState::Held,
+        since: 0,
+        attempts: 1,
+        turn_id: None,
+        why: None,
+        until: None,
+        sender: "me".into(),
+        text: "hello".into(),
     }
 }

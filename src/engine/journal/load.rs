@@ -169,6 +169,8 @@ pub struct Dumped {
     pub offset: u64,
     /// What it holds.
     pub line: Line,
+    /// The line itself, without its newline.
+    pub raw: String,
 }
 
 /// All lines in a journal's directory, in the order of the segments. Only reads, takes no lock and works
@@ -179,6 +181,20 @@ pub fn dump(dir: &Path) -> io::Result<impl Iterator<Item = Result<Dumped, BadLin
     numbers.sort_unstable();
     let paths = numbers.into_iter().map(|n| segment::path(dir, n)).collect();
     Ok(Dump { paths, open: None })
+}
+
+/// What the records in a journal's directory amount to, and the lines that could not be read. Only reads,
+/// like [`dump`]; beside a running daemon the picture may be a moment old.
+pub fn fold(dir: &Path) -> io::Result<(Ledger, Vec<BadLine>)> {
+    let (mut ledger, mut bad) = (Ledger::default(), Vec::new());
+    for line in dump(dir)? {
+        match line {
+            Ok(Dumped { line: Line::Known(Stamped { t, record }), .. }) => ledger.apply(t, record, 0),
+            Err(line) if bad.len() < NAMED_BAD_LINES => bad.push(line),
+            Ok(Dumped { line: Line::Unknown(_), .. }) | Err(_) => {}
+        }
+    }
+    Ok((ledger, bad))
 }
 
 struct Dump {
@@ -201,18 +217,22 @@ impl Iterator for Dump {
                 continue;
             };
             let segment = path.clone();
+            let mut text = String::new();
             let (offset, decoded) = match lines.next_line() {
                 Ok(None) => continue,
                 Ok(Some((_, RawLine::Torn))) if self.paths.is_empty() => continue,
                 Ok(Some((offset, RawLine::Torn))) => (offset, Err("does not end with a newline")),
                 Ok(Some((offset, RawLine::TooLong))) => (offset, Err("too long")),
-                Ok(Some((offset, RawLine::Whole(line)))) => (offset, record::decode(line)),
+                Ok(Some((offset, RawLine::Whole(line)))) => {
+                    text = String::from_utf8_lossy(line).into_owned();
+                    (offset, record::decode(line))
+                }
                 // The rest of this segment is unreadable; the others may not be.
                 Err(e) => return Some(Err(BadLine { segment, offset: 0, why: e.to_string() })),
             };
             self.open = Some((path, lines));
             return Some(match decoded {
-                Ok(line) => Ok(Dumped { segment, offset, line }),
+                Ok(line) => Ok(Dumped { segment, offset, line, raw: text }),
                 Err(why) => Err(BadLine { segment, offset, why: why.to_owned() }),
             });
         }

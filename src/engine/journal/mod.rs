@@ -4,7 +4,8 @@
 //! ([`Ledger`]) in memory. Appending changes the ledger at once and hands the line to one thread, which
 //! writes everything that has come meanwhile with one write and one fdatasync and then settles the
 //! [`Ticket`]s: the more comes at once, the fewer syncs each record costs. The order of the lines is the
-//! order in which the ledger took them.
+//! order in which the ledger took them. Records that nobody waits for are written at once and synced with the
+//! next one that somebody waits for, or a little later ([`Journal::append_behind`]).
 //!
 //! Segments are `<10 digits>.ndjson`. When one has outgrown what is alive in it, the ledger is written to a
 //! new one, which begins with `base` and comes into force by rename; so there is one segment at rest, and
@@ -17,7 +18,6 @@
 //! whose ticket failed: those were never accepted.
 
 mod error;
-mod ids;
 mod ledger;
 mod load;
 mod record;
@@ -36,10 +36,10 @@ use crate::store::{Disk, now_ms};
 
 pub use error::JournalError;
 pub use ledger::{
-    Boot, Entry, EntryState, KEEP_IDS, KEEP_IDS_MS, KEEP_UNKNOWN, Known, Ledger, Note, OutboxItem, Parked, Turn,
-    TurnResult,
+    Boot, Dead, Deferral, Entry, EntryState, KEEP_DEAD, KEEP_DEAD_BYTES, KEEP_IDS, KEEP_IDS_MS, KEEP_UNKNOWN, Known,
+    Ledger, Note, OutboxItem, Parked, Turn, TurnResult,
 };
-pub use load::{BadLine, Dumped, LoadReport, dump};
+pub use load::{BadLine, Dumped, LoadReport, dump, fold};
 pub use record::{Announced, Line, MAX_LINE, Outcome, Past, Record, Stamped, VERSION, decode, encode};
 pub use ticket::{Then, Ticket};
 
@@ -61,6 +61,8 @@ pub struct JournalOptions {
     pub max_pending_bytes: usize,
     /// How long a broken journal leaves the disk alone. Default 5 s.
     pub retry_after: Duration,
+    /// How long a record of [`Journal::append_behind`] may be without a sync. Default 100 ms.
+    pub sync_within: Duration,
 }
 
 impl Default for JournalOptions {
@@ -71,6 +73,7 @@ impl Default for JournalOptions {
             max_entries: 100_000,
             max_pending_bytes: 64 * 1024 * 1024,
             retry_after: Duration::from_secs(5),
+            sync_within: Duration::from_millis(100),
         }
     }
 }
@@ -196,15 +199,22 @@ impl Journal {
     /// Appends a record. The ledger has it when this returns; it is durable when the ticket says so.
     pub fn append(&self, record: Record) -> Ticket {
         let ticket = Ticket::new();
-        self.inner.shared.append(now_ms(), record, Waiter::ticket(ticket.clone()));
+        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(ticket.clone())));
         ticket
+    }
+
+    /// Appends a record for which nobody waits. It is written at once, so that it survives the end of this
+    /// process, but costs no sync of its own: a loss of power within [`JournalOptions::sync_within`] may
+    /// take it, unless a record that somebody waits for came after it.
+    pub fn append_behind(&self, record: Record) {
+        self.inner.shared.append(now_ms(), record, None);
     }
 
     /// Appends a record; `then` is called on the journal's thread once it is durable or could not be
     /// written (a record that is refused at once, because the journal is closed or the record too large, is
     /// told on the caller's thread). It must be quick and must not wait for a ticket; a panic is caught.
     pub fn append_then(&self, record: Record, then: Then) {
-        self.inner.shared.append(now_ms(), record, Waiter::then(then));
+        self.inner.shared.append(now_ms(), record, Some(Waiter::then(then)));
     }
 
     /// Takes in messages, in order and all at once with respect to other callers. A message whose ids
@@ -213,6 +223,11 @@ impl Journal {
     pub fn accept(&self, messages: Vec<Inbound>, now: i64) -> Vec<Accept> {
         let may_wait = !self.on_writer_thread();
         self.inner.shared.accept(messages, now, may_wait)
+    }
+
+    /// A fresh id for an entry that is appended by hand.
+    pub fn new_entry_id(&self) -> String {
+        crate::engine::keys::entry_id(now_ms())
     }
 
     /// Looks at the state. Appending waits meanwhile: be quick, and do not append inside.

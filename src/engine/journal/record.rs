@@ -131,6 +131,9 @@ pub enum Record {
     Hold {
         /// Entry id.
         e: String,
+        /// `asked`: the room was asked whether to go on. Absent: a person or a route wanted it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// The entry waits like any other again.
     Release {
@@ -145,6 +148,44 @@ pub enum Record {
         until: i64,
         /// The agent's reason.
         why: String,
+    },
+    /// The entries' run could not do its work for a reason that passes; they wait, and the attempt does not
+    /// count.
+    Deferred {
+        /// Entry ids.
+        e: Vec<String>,
+        /// What they wait for: the key of the wait.
+        on: String,
+        /// `usage_limit`, `login`, `missing` or `disk`.
+        why: String,
+        /// Not before (Unix milliseconds).
+        until: i64,
+    },
+    /// A message was given up; it is kept, so that a person may run it again.
+    Dead {
+        /// Id of the entry it was, now that of the dead letter.
+        e: String,
+        /// The channel's ids of it.
+        ids: Vec<String>,
+        /// Channel.
+        ch: String,
+        /// Queue key.
+        q: String,
+        /// The message as received.
+        msg: Arc<Inbound>,
+        /// For people.
+        why: String,
+        /// The reply that could not be delivered, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        out: Option<Arc<Outbound>>,
+        /// What its attempts left behind.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        past: Option<Past>,
+    },
+    /// A dead letter is not kept any more: it runs again, or a person does not want it.
+    Buried {
+        /// Id of the dead letter.
+        e: String,
     },
     /// A small value to be kept, such as a cursor or a key that recognises repeats.
     Note {
@@ -163,7 +204,7 @@ pub enum Record {
 impl Record {
     /// Whether this version knows a kind of record.
     fn knows(kind: &str) -> bool {
-        const KINDS: [&str; 19] = [
+        const KINDS: [&str; 22] = [
             "base",
             "boot",
             "accepted",
@@ -181,6 +222,9 @@ impl Record {
             "hold",
             "release",
             "parked",
+            "deferred",
+            "dead",
+            "buried",
             "note",
             "forget",
         ];

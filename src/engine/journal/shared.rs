@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::ids::entry_id;
 use super::ledger::{Known, Ledger};
 use super::record::{self, MAX_LINE, Record, Stamped};
 use super::ticket::{Ticket, Waiter};
 use super::{Accept, JournalError, JournalHealth, JournalOptions, JournalState};
+use crate::engine::keys::entry_id;
 use crate::message::Inbound;
 
 pub(super) struct Shared {
@@ -76,6 +76,15 @@ impl Batch {
     }
 }
 
+/// What the journal's thread does next.
+pub(super) enum Next {
+    Write(Batch),
+    /// Nothing came, and what was written without a sync has waited long enough.
+    Sync,
+    /// The journal is closed, and all is written and synced.
+    End,
+}
+
 /// What a new segment has to hold.
 pub(super) struct Snapshot {
     pub(super) records: Vec<Stamped>,
@@ -101,19 +110,25 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn append(&self, t: i64, record: Record, waiter: Waiter) {
+    /// Without a waiter nobody needs to know when the record is durable, and it shares a later sync.
+    pub(super) fn append(&self, t: i64, record: Record, waiter: Option<Waiter>) {
+        let refuse = |waiter: Option<Waiter>, error| match waiter {
+            Some(waiter) => waiter.settle(Err(error)),
+            None => log::warn!("journal.not_taken error={error}"),
+        };
         // Encoded before the lock is taken: it is the expensive part.
         let line = match encode(t, &record) {
             Ok(line) => line,
-            Err(error) => return waiter.settle(Err(error)),
+            Err(error) => return refuse(waiter, error),
         };
         let mut state = self.lock();
         if state.closing {
             drop(state);
-            return waiter.settle(Err(JournalError::Closed));
+            return refuse(waiter, JournalError::Closed);
         }
         state.ledger.apply(t, record, line.len() as u64);
-        state.push(line, waiter);
+        state.push(line);
+        state.batch.waiters.extend(waiter);
         self.work.notify_one();
     }
 
@@ -160,16 +175,27 @@ impl Shared {
         self.work.notify_all();
     }
 
-    /// Sleeps until there is something to write; `None` when the journal is closed and all is written.
-    pub(super) fn next_batch(&self) -> Option<Batch> {
+    /// Sleeps until there is something to write, or until `sync_at`.
+    pub(super) fn next(&self, sync_at: Option<Instant>) -> Next {
+        let idle = |s: &mut State| s.batch.is_empty() && !s.closing;
         let state = self.lock();
-        let mut state =
-            self.work.wait_while(state, |s| s.batch.is_empty() && !s.closing).unwrap_or_else(PoisonError::into_inner);
-        if state.batch.is_empty() {
-            state.closed = true;
-            return None;
+        let mut state = match sync_at.map(|at| at.saturating_duration_since(Instant::now())) {
+            None => self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => self.work.wait_timeout_while(state, left, idle).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        if !state.batch.is_empty() {
+            return Next::Write(std::mem::take(&mut state.batch));
         }
-        Some(std::mem::take(&mut state.batch))
+        if sync_at.is_some() {
+            return Next::Sync;
+        }
+        state.closed = true;
+        Next::End
+    }
+
+    /// How long a record that nobody waits for may be without a sync.
+    pub(super) fn sync_within(&self) -> Duration {
+        self.lock().options.sync_within
     }
 
     /// The whole state, with everything that waits: what is in the snapshot need not be written otherwise.
@@ -229,10 +255,9 @@ impl Shared {
 }
 
 impl State {
-    fn push(&mut self, line: Vec<u8>, waiter: Waiter) {
+    fn push(&mut self, line: Vec<u8>) {
         self.stats.records += 1;
         self.batch.bytes.extend_from_slice(&line);
-        self.batch.waiters.push(waiter);
     }
 
     /// Why nothing can be written just now.

@@ -1,4 +1,5 @@
-//! The journal's thread: one write and one sync for all that has come, new segments, and failures.
+//! The journal's thread: one write and (where somebody waits) one sync for all that has come, new segments,
+//! and failures.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,14 +10,14 @@ use std::time::{Duration, Instant};
 use super::error::JournalError;
 use super::record::{self, Record};
 use super::segment;
-use super::shared::{Batch, Shared, Snapshot};
+use super::shared::{Batch, Next, Shared, Snapshot};
 use crate::store::{Disk, DiskFile, now_ms};
 
 /// A new segment is written in pieces of about this size.
 const PIECE: usize = 1024 * 1024;
 
 /// How often it is logged that nothing can be written.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
 
 pub(super) struct Writer {
     disk: Arc<dyn Disk>,
@@ -39,6 +40,10 @@ struct Active {
     file: Box<dyn DiskFile>,
     /// Length of what is known to be durable.
     len: u64,
+    /// Length of what is written.
+    written: u64,
+    /// When what is not durable has to be.
+    sync_at: Option<Instant>,
     /// The length at which a new segment is to begin.
     replace_at: u64,
 }
@@ -82,8 +87,12 @@ impl Writer {
     pub(super) fn run(mut self) {
         let shared = self.shared.clone();
         let work = AssertUnwindSafe(|| {
-            while let Some(batch) = self.shared.next_batch() {
-                self.commit(batch);
+            loop {
+                match self.shared.next(self.active.as_ref().and_then(|active| active.sync_at)) {
+                    Next::Write(batch) => self.commit(batch),
+                    Next::Sync => self.sync(Batch::default()),
+                    Next::End => return,
+                }
             }
         });
         if catch_unwind(work).is_err() {
@@ -104,28 +113,49 @@ impl Writer {
             self.shared.succeed(batch, false);
             return;
         }
-        match active.file.append(&batch.bytes).and_then(|()| active.file.sync()) {
-            Ok(()) => {
-                active.len += batch.bytes.len() as u64;
-                let mut state = self.shared.lock();
-                state.stats.segment_bytes = active.len;
-                state.stats.fsyncs += 1;
-                drop(state);
-                self.shared.succeed(batch, false);
-                self.replace_if_due();
-            }
-            Err(e) => {
-                let error = JournalError::at("write", &segment::path(&self.dir, active.number))(e);
-                log::error!("journal.write_failed error={error}");
-                self.shared.lock().stats.last_error = Some(error.to_string());
-                self.abandon_active();
-                self.start_over(batch);
+        if let Err(e) = active.file.append(&batch.bytes) {
+            return self.give_up_active(batch, e);
+        }
+        active.written += batch.bytes.len() as u64;
+        if batch.waiters.is_empty() {
+            let now = Instant::now();
+            let sync_at = *active.sync_at.get_or_insert_with(|| now + self.shared.sync_within());
+            if now < sync_at {
+                return;
             }
         }
+        self.sync(batch);
+    }
+
+    /// Makes durable what is written, which ends with this batch.
+    fn sync(&mut self, batch: Batch) {
+        let Some(active) = &mut self.active else { return self.shared.succeed(batch, false) };
+        if let Err(e) = active.file.sync() {
+            return self.give_up_active(batch, e);
+        }
+        active.len = active.written;
+        active.sync_at = None;
+        let mut state = self.shared.lock();
+        state.stats.segment_bytes = active.len;
+        state.stats.fsyncs += 1;
+        drop(state);
+        self.shared.succeed(batch, false);
+        self.replace_if_due();
+    }
+
+    /// A write or sync of the segment in force has failed.
+    fn give_up_active(&mut self, batch: Batch, why: io::Error) {
+        if let Some(active) = &self.active {
+            let error = JournalError::at("write", &segment::path(&self.dir, active.number))(why);
+            log::error!("journal.write_failed error={error}");
+            self.shared.lock().stats.last_error = Some(error.to_string());
+        }
+        self.abandon_active();
+        self.start_over(batch);
     }
 
     /// The segment in force must not be written any more. What follows its durable part is cut off: it
-    /// belongs to records whose tickets are about to fail.
+    /// belongs to records whose tickets are about to fail, or that nobody waits for and the ledger has.
     fn abandon_active(&mut self) {
         let Some(active) = self.active.take() else { return };
         let path = segment::path(&self.dir, active.number);
@@ -223,7 +253,7 @@ impl Writer {
         state.stats.segment_bytes = len;
         state.stats.fsyncs += 1;
         drop(state);
-        self.active = Some(Active { number, file, len, replace_at: 0 });
+        self.active = Some(Active { number, file, len, written: len, sync_at: None, replace_at: 0 });
         self.remove_obsolete();
         Ok(())
     }

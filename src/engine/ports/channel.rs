@@ -136,6 +136,11 @@ pub trait Channel: Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether a person waits at it for each answer: an error at once then helps more than an answer in hours.
+    fn is_waited_at(&self) -> bool {
+        false
+    }
+
     /// One attempt to send. The engine repeats it with the same [`Outbound::id`] as the answer says.
     fn send(&self, message: &Outbound) -> Delivery;
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ErrorClass, Usage};
+use crate::engine::approvals::PendingApproval;
 use crate::message::{Block, Inbound, Status};
 
 /// How a turn ended for the person who asked.
@@ -107,6 +108,13 @@ pub enum TurnEvent<'a> {
         turn_id: &'a str,
         /// The status.
         status: &'a Status,
+    },
+    /// A tool call waits for permission.
+    Approval {
+        /// The message.
+        message: &'a Inbound,
+        /// The question.
+        question: &'a PendingApproval,
     },
     /// The turn is over.
     Finished {

@@ -21,6 +21,12 @@ pub trait Runtime: Send + Sync {
     /// working directory, an id that the runtime refuses.
     fn run(&self, request: &RunRequest, cancel: &CancelToken, sink: &mut dyn RunSink) -> Result<RunResult, Thrown>;
 
+    /// Whether a session is better left behind than resumed, for a reason that only the adapter knows.
+    fn wants_fresh(&self, session: &ResumedSession) -> bool {
+        let _ = session;
+        false
+    }
+
     /// Called while no turn of it runs, at shutdown: ends pooled processes.
     fn close(&self) {}
 }
@@ -160,6 +166,8 @@ pub enum ErrorClass {
     StaleSession,
     /// Another process holds the session.
     Busy,
+    /// The runtime's program is not there.
+    Missing,
     /// Arguments, installation or permissions are wrong.
     Config,
     /// A limit of the run was reached (turns, cost).
@@ -299,6 +307,11 @@ pub trait RunSink {
     /// The CLI has announced its session.
     fn session(&mut self, id: &str);
 
+    /// The child has given its reply and goes on running; somebody ends it later. Called before the run returns.
+    fn lingers(&mut self, process: ProcessId) {
+        let _ = process;
+    }
+
     /// One block of progress, in order.
     fn block(&mut self, block: Block);
 
@@ -320,6 +333,6 @@ pub trait RunSink {
 }
 
 /// How long a runtime may be silent before it is taken for hung, unless configured otherwise.
-pub const NDJSON_IDLE_LIMIT: Duration = Duration::from_secs(1_800);
+pub const NDJSON_IDLE_LIMIT: Duration = Duration::from_mins(30);
 /// The same for ACP runtimes.
-pub const ACP_IDLE_LIMIT: Duration = Duration::from_secs(600);
+pub const ACP_IDLE_LIMIT: Duration = Duration::from_mins(10);

@@ -13,7 +13,7 @@ mod writer;
 pub use failure::{FailureFacts, RuntimeFailure};
 pub use paths::{file, is_rotated, segment};
 pub use read::{
-    ErrorSelector, Follow, FoundError, RoomFiles, TopicFile, find_error, list, locate, prune, prune_all, tail,
+    ErrorSelector, Follow, FoundError, RoomFiles, TopicFile, files, find_error, list, locate, prune, prune_all, tail,
 };
 pub use record::{
     BlockSummary, Body, Delivery, DropReason, OutboundFacts, Record, Sender, TEXT_LIMIT, Trace, Truncated,

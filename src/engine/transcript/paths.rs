@@ -85,11 +85,21 @@ fn topic_base(topic: Option<&str>) -> String {
 
 /// Whether a name is that of a rotated file: it has `.<8 digits>-<6 digits>.jsonl` in it.
 pub fn is_rotated(name: &str) -> bool {
-    name.match_indices('.').any(|(at, _)| {
-        let stamp = name.as_bytes().get(at + 1..at + 16);
+    rotation(name).is_some()
+}
+
+/// When a file was rotated, to be compared with others of its topic: the time in its name, and the number before it.
+pub(super) fn rotation(name: &str) -> Option<(&str, u64)> {
+    name.match_indices('.').find_map(|(at, _)| {
+        let stamp = name.get(at + 1..at + 16)?;
         let digits = |s: &[u8]| s.iter().all(u8::is_ascii_digit);
-        stamp.is_some_and(|s| digits(&s[..8]) && s[8] == b'-' && digits(&s[9..]))
-            && name[at + 16..].starts_with(".jsonl")
+        let bytes = stamp.as_bytes();
+        let is_stamp = digits(&bytes[..8]) && bytes[8] == b'-' && digits(&bytes[9..]);
+        if !is_stamp || !name.get(at + 16..)?.starts_with(".jsonl") {
+            return None;
+        }
+        let number = name.get(..at)?.rsplit_once('.').and_then(|(_, n)| n.parse().ok());
+        Some((stamp, number.unwrap_or(0)))
     })
 }
 
@@ -211,6 +221,7 @@ mod tests {
         assert!(!is_rotated("tp.2026010-080000.jsonl"));
         assert!(!is_rotated("20260101-080000.jsonl"));
         assert!(!is_rotated("é.20260101-08000é.jsonl"));
+        assert_eq!(rotation("tp.12.20260101-080000.jsonl"), Some(("20260101-080000", 12)));
         assert_eq!(base("tp.20260101-080000.jsonl"), "tp");
     }
 }

@@ -76,6 +76,26 @@ pub fn locate(agents: &Path, agent: &str, room: &str, topic: Option<&str>) -> Pa
     Place::find(agents, agent, room, topic).path(agents)
 }
 
+/// Every file of a topic, oldest first; the active one comes last, if it exists.
+pub fn files(agents: &Path, agent: &str, room: &str, topic: Option<&str>) -> io::Result<Vec<PathBuf>> {
+    let place = Place::find(agents, agent, room, topic);
+    let mut rotated: Vec<_> = match transcripts(&place.directory(agents)) {
+        Ok(files) => files
+            .into_iter()
+            .filter(|(name, _)| paths::base(name) == place.topic)
+            .filter_map(|(name, path)| {
+                let (stamp, number) = paths::rotation(&name)?;
+                Some(((stamp.to_owned(), number), path))
+            })
+            .collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(e),
+    };
+    rotated.sort();
+    let active = Some(place.path(agents)).filter(|path| path.exists());
+    Ok(rotated.into_iter().map(|(_, path)| path).chain(active).collect())
+}
+
 /// The last `count` lines of a file, without their ends; a last line that is still being written is left out.
 pub fn tail(path: &Path, count: usize) -> io::Result<Vec<String>> {
     Ok(last_lines(&mut paths::open_read(path)?, count)?.0)

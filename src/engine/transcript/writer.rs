@@ -11,17 +11,24 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use serde::Deserialize;
+
 use super::paths::{self, DIRECTORY, Place};
+use super::read;
 use super::record::Record;
+use crate::message::Inbound;
 
 /// Size in bytes beyond which a file is rotated.
 pub const FILE_LIMIT: u64 = 8_388_608;
 
 /// Files that nobody has written to for so long are deleted.
-pub const RETENTION: Duration = Duration::from_secs(3 * 24 * 3600);
+pub const RETENTION: Duration = Duration::from_hours(72);
 
 /// How often old files are looked for; the first write looks at once.
-pub const SWEEP_PERIOD: Duration = Duration::from_secs(6 * 3600);
+pub const SWEEP_PERIOD: Duration = Duration::from_hours(6);
+
+/// Records among which [`Writer::has_end`] looks.
+const RECENT: usize = 512;
 
 /// Files kept open between records; the one written longest ago is closed for the next.
 const OPEN_FILES: usize = 32;
@@ -95,6 +102,29 @@ impl Writer {
             drop(state);
             self.sweep_aside(now);
         }
+    }
+
+    /// Whether the end of a turn is among the last [`RECENT`] records of its conversation. A disabled writer has
+    /// written every end.
+    pub fn has_end(&self, message: &Inbound, turn_id: &str) -> bool {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Seen<'a> {
+            kind: &'a str,
+            turn_id: &'a str,
+        }
+        if !self.inner.enabled {
+            return true;
+        }
+        let conversation = &message.conversation;
+        let topic = conversation.thread_id.as_deref();
+        let path = read::locate(&self.inner.agents, &message.account_id, &conversation.id, topic);
+        let lines = read::tail(&path, RECENT).unwrap_or_default();
+        lines
+            .iter()
+            .rev()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .any(|seen: Seen<'_>| seen.turn_id == turn_id && ["outbound", "turn_error"].contains(&seen.kind))
     }
 
     /// Deletes files that were last written before the time less [`RETENTION`], but none that a running turn writes

@@ -82,7 +82,7 @@ impl Memory {
         }
         let hashed = Hashed { version: 2, goal: self.goal.as_deref(), sections: &self.sections };
         let json = serde_json::to_vec(&hashed).unwrap_or_default();
-        format!("wm-sha256:{}", text::head(&super::hex_sha256(&json), 16))
+        format!("wm-sha256:{}", crate::crypto::short_hash(&json, 16))
     }
 
     /// Length of goal and sections together, in UTF-16 units.

@@ -36,7 +36,7 @@ use crate::text;
 /// For the answer to `initialize`.
 const INITIALIZE_LIMIT: Duration = Duration::from_secs(30);
 /// For the answer to each request that opens or sets up a session.
-const SESSION_LIMIT: Duration = Duration::from_secs(60);
+const SESSION_LIMIT: Duration = Duration::from_mins(1);
 /// How long updates are still taken after a failed prompt.
 const LATE: Duration = Duration::from_millis(750);
 /// How long an agent may take to end once its stdin is closed.

@@ -1,14 +1,14 @@
 //! The cache file of a catalogue: fresh for ten minutes, used beyond that while a new one is made.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Catalogue, Installed, discover, read_file};
+use crate::store::{self, RealDisk};
 
 /// How long a file counts as fresh, in milliseconds.
 const FRESH_MS: u64 = 600_000;
@@ -91,16 +91,11 @@ fn renew(installed: &Installed, path: &Path, context_key: String) -> Catalogue {
     file.catalog
 }
 
-/// Replaces the file as a whole; nothing is lost when it is lost, so it is not synced.
 fn write(path: &Path, file: &File) -> std::io::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut options = std::fs::OpenOptions::new();
-    let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    out.write_all(&serde_json::to_vec(file)?)?;
-    std::fs::rename(&temporary, path)
+    store::write(&RealDisk, path, &serde_json::to_vec(file)?).map_err(std::io::Error::other)
 }
 
 fn now_ms() -> u64 {

@@ -1,6 +1,6 @@
 //! What the events of `claude --output-format stream-json` mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -13,15 +13,32 @@ use crate::runtime::{digest, fields};
 
 /// Tool calls whose names are remembered for their results.
 const MAX_OPEN_CALLS: usize = 256;
+/// Background tasks that are kept in mind; a turn that has more of them counts as one that goes on.
+const MAX_TASKS: usize = 256;
 /// The CLI repeats requests with a bad key for minutes; this many refusals in a row are enough.
 const MAX_AUTH_RETRIES: u32 = 2;
 
 const ROOT_ADVICE: &str = "Run bellhop as an ordinary user, or set `sandboxed: true` in its configuration if this \
                            machine is a sandbox.";
 
+/// What a process has counted since its start. Cost and tokens per model are cumulative in every result.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Tokens of all models.
+    pub tokens: Usage,
+}
+
 /// Reads the events of one run.
 #[derive(Default)]
 pub struct Parser {
+    /// What the process had counted before this run.
+    before: Totals,
+    /// The same after it.
+    totals: Totals,
+    /// Background tasks that run.
+    tasks: BTreeSet<String>,
     session: Option<String>,
     /// The terminal event; a later one replaces an earlier one.
     result: Option<Value>,
@@ -43,6 +60,7 @@ impl StreamParser for Parser {
             Some("user") => self.user(event),
             Some("result") => {
                 self.take_session(event);
+                self.count(event);
                 self.result = Some(event.clone());
                 let then = if is_success(event) { Then::Succeeded } else { Then::Failed };
                 Seen::kind(BlockKind::Other).status(Status::stopped()).then(then)
@@ -55,15 +73,21 @@ impl StreamParser for Parser {
         self.session.as_deref()
     }
 
+    fn goes_on(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
     fn finish(&mut self, ended: &Ended) -> Parsed {
         let result = self.result.take();
+        let refused = self.auth_retries >= MAX_AUTH_RETRIES;
         let verdict = match &result {
-            Some(result) => self.verdict(result),
-            None if self.auth_retries >= MAX_AUTH_RETRIES => Verdict::MissingBecause {
+            // What the CLI says about its being stopped is not what went wrong.
+            Some(result) if !refused || is_success(result) => self.verdict(result),
+            _ if refused => Verdict::MissingBecause {
                 message: Some("Failed to authenticate: the model service refused the credentials (HTTP 401)".into()),
                 class: Some(ErrorClass::Auth),
             },
-            None => Verdict::Missing,
+            _ => Verdict::Missing,
         };
         let refused_root = !self.events && ended.stderr_tail.contains("root/sudo privileges");
         Parsed {
@@ -71,8 +95,8 @@ impl StreamParser for Parser {
             session: self.session.clone(),
             partial: self.streamed.take().trim().to_owned(),
             advice: refused_root.then_some(ROOT_ADVICE),
-            cost_usd: result.as_ref().and_then(|r| fields::number(r, &["total_cost_usd"])),
-            usage: result.as_ref().and_then(usage),
+            cost_usd: result.as_ref().and_then(|r| fields::number(r, &["total_cost_usd"])).map(|c| self.cost(c)),
+            usage: result.as_ref().and_then(|r| self.usage(r)),
             context_tokens: self.context_tokens,
             ..Parsed::default()
         }
@@ -80,6 +104,61 @@ impl StreamParser for Parser {
 }
 
 impl Parser {
+    /// For a further run of a process that has counted so much already.
+    pub fn after(before: Totals) -> Self {
+        Self { before, totals: before, ..Self::default() }
+    }
+
+    /// What the process has counted by now.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn count(&mut self, result: &Value) {
+        if let Some(cost) = fields::number(result, &["total_cost_usd"]) {
+            self.totals.cost_usd = cost;
+        }
+        if fields::at(result, &["modelUsage"]).is_some() {
+            self.totals.tokens = model_sums(result);
+        }
+    }
+
+    /// The share of this run. A total that has shrunk is one that was counted anew.
+    fn cost(&self, total: f64) -> f64 {
+        if total >= self.before.cost_usd { total - self.before.cost_usd } else { total }
+    }
+
+    /// Tokens of the run. They are zero when the answer did not come as a stream; the sums per model are not.
+    fn usage(&self, result: &Value) -> Option<Usage> {
+        let run = run_usage(result)?;
+        if run != Usage::default() {
+            return Some(run);
+        }
+        let (sums, before) = (model_sums(result), self.before.tokens);
+        let share = |sum: u64, before: u64| sum.checked_sub(before).unwrap_or(sum);
+        Some(Usage {
+            hit: share(sums.hit, before.hit),
+            miss: share(sums.miss, before.miss),
+            output: share(sums.output, before.output),
+        })
+    }
+
+    /// Keeps the list of what runs in the background.
+    fn task(&mut self, event: &Value, subtype: &str) {
+        let Some(id) = fields::text(event, &["task_id"]) else { return };
+        if subtype == "task_started" {
+            if self.tasks.len() < MAX_TASKS {
+                self.tasks.insert(id.to_owned());
+            }
+            return;
+        }
+        let status = fields::text(event, &["status"]).or_else(|| fields::text(event, &["patch", "status"]));
+        // Both tell of other states, too.
+        if status.is_some_and(|status| !matches!(status, "pending" | "running" | "paused")) {
+            self.tasks.remove(id);
+        }
+    }
+
     fn take_session(&mut self, event: &Value) {
         if let Some(id) = fields::words(event, &["session_id"]) {
             self.session = Some(id.to_owned());
@@ -92,6 +171,10 @@ impl Parser {
         match fields::text(event, &["subtype"]) {
             Some("init") => seen.status(Status::thinking(Phase::Started, "Starting session")),
             Some("api_retry") => self.retry(event, seen),
+            Some(subtype @ ("task_started" | "task_updated" | "task_notification")) => {
+                self.task(event, subtype);
+                seen
+            }
             _ => seen,
         }
     }
@@ -128,7 +211,7 @@ impl Parser {
         if !synthetic {
             self.streamed.push(&text);
         }
-        let mut shown = if text.is_empty() { Digest::default() } else { digest::words(&text) };
+        let mut shown = if text.is_empty() { Digest::default() } else { digest::message(&text) };
         let call = parts.iter().find(|p| is(p, "tool_use"));
         let kind = match (call, has_text_part) {
             (Some(_), _) => BlockKind::ToolUse,
@@ -222,25 +305,30 @@ fn context_tokens(event: &Value) -> Option<u64> {
     Some(input.saturating_add(cached))
 }
 
-/// Tokens of the turn. They are zero when the answer did not come as a stream; the sums per model are not.
-fn usage(result: &Value) -> Option<Usage> {
+fn part(value: &Value, key: &str) -> u64 {
+    fields::count(value, &[key]).unwrap_or(0)
+}
+
+fn run_usage(result: &Value) -> Option<Usage> {
     let usage = fields::at(result, &["usage"])?;
-    let part = |value: &Value, key: &str| fields::count(value, &[key]).unwrap_or(0);
-    let turn = Usage {
+    Some(Usage {
         hit: part(usage, "cache_read_input_tokens"),
         miss: part(usage, "input_tokens").saturating_add(part(usage, "cache_creation_input_tokens")),
         output: part(usage, "output_tokens"),
-    };
-    if turn != Usage::default() {
-        return Some(turn);
-    }
+    })
+}
+
+/// Tokens of all models since the start of the process.
+fn model_sums(result: &Value) -> Usage {
     let models = fields::at(result, &["modelUsage"]).and_then(Value::as_object);
-    Some(models.into_iter().flat_map(|models| models.values()).fold(turn, |sum, model| Usage {
+    models.into_iter().flat_map(|models| models.values()).fold(Usage::default(), |sum, model| Usage {
         hit: sum.hit.saturating_add(part(model, "cacheReadInputTokens")),
-        miss:
-            sum.miss.saturating_add(part(model, "inputTokens")).saturating_add(part(model, "cacheCreationInputTokens")),
+        miss: sum
+            .miss
+            .saturating_add(part(model, "inputTokens"))
+            .saturating_add(part(model, "cacheCreationInputTokens")),
         output: sum.output.saturating_add(part(model, "outputTokens")),
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -262,6 +350,9 @@ mod tests {
         let seen = parser.event(&refusal(4, "authentication_failed"));
         assert_eq!(seen.then, Then::Stop);
         assert_eq!(seen.status, Some(Status::thinking(Phase::Updated, "Retrying (401), attempt 4/10")));
+        // Seen of the real CLI when it is interrupted meanwhile.
+        parser.after_stop(&json!({"type":"result","subtype":"error_during_execution","is_error":true,
+            "errors":["[ede_diagnostic] result_type=user"]}));
         let Verdict::MissingBecause { class, .. } = parser.finish(&ended(None, Some(9), "")).verdict else { panic!() };
         assert_eq!(class, Some(ErrorClass::Auth));
     }
@@ -285,5 +376,43 @@ mod tests {
         parser.event(&json!({"type":"assistant","message":message(100)}));
         parser.event(&json!({"type":"assistant","message":message(7),"parent_tool_use_id":"t1"}));
         assert_eq!(parser.finish(&ended(Some(0), None, "")).context_tokens, Some(100));
+    }
+
+    #[test]
+    fn a_further_run_reports_its_own_share() {
+        let result = |cost: f64, input: u64, output: u64| {
+            json!({"type":"result","subtype":"success","result":"x","total_cost_usd":cost,"usage":{"input_tokens":0},
+                   "modelUsage":{"m":{"inputTokens":input,"outputTokens":output}}})
+        };
+        let mut first = Parser::default();
+        first.event(&result(0.5, 10, 3));
+        let mut second = Parser::after(first.totals());
+        assert_eq!(first.finish(&ended(Some(0), None, "")).cost_usd, Some(0.5));
+        second.event(&result(0.75, 14, 5));
+        let parsed = second.finish(&ended(Some(0), None, ""));
+        assert_eq!((parsed.cost_usd, parsed.usage), (Some(0.25), Some(Usage { hit: 0, miss: 4, output: 2 })));
+        assert_eq!(second.totals(), Totals { cost_usd: 0.75, tokens: Usage { hit: 0, miss: 14, output: 5 } });
+        let mut anew = Parser::after(second.totals());
+        anew.event(&result(0.25, 1, 1));
+        assert_eq!(anew.finish(&ended(Some(0), None, "")).cost_usd, Some(0.25));
+    }
+
+    #[test]
+    fn a_background_task_goes_on_until_it_is_told_to_have_ended() {
+        let mut parser = Parser::default();
+        let task = |subtype: &str, rest: Value| {
+            let mut event = json!({"type":"system","subtype":subtype,"task_id":"b1"});
+            event.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            event
+        };
+        assert!(!parser.goes_on());
+        parser.event(&task("task_started", json!({})));
+        parser.event(&task("task_updated", json!({"patch":{"status":"running"}})));
+        assert!(parser.goes_on());
+        parser.event(&task("task_updated", json!({"patch":{"status":"killed"}})));
+        assert!(!parser.goes_on());
+        parser.event(&task("task_started", json!({})));
+        parser.event(&task("task_notification", json!({"status":"completed"})));
+        assert!(!parser.goes_on());
     }
 }

@@ -16,6 +16,7 @@ pub use files::safe_name;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::crypto::hex;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{
     Approval, ApprovalRequest, ErrorClass, ProcessId, RunRequest, RunResult, RunSink, Runtime, Thrown,
@@ -23,7 +24,6 @@ use crate::engine::ports::{
 use crate::message::{Block, BlockKind, Status};
 use crate::runtime::claude_code::Parser;
 use crate::runtime::environ::Changes;
-use crate::runtime::hex::hex;
 use crate::runtime::ndjson::{Arg, Cli, Launch, NdjsonRuntime, StreamParser};
 use crate::runtime::process::Stdin;
 use crate::runtime::prompt_text;

@@ -14,8 +14,9 @@ use crate::text;
 const MAX_EXCERPT: usize = 800;
 /// How much of standard error becomes the message when there was no event, in UTF-16 units.
 const STDERR_IN_MESSAGE: usize = 500;
-/// Printed whenever a prompt is on the command line; means nothing.
-const HARMLESS: &str = "Reading additional input from stdin";
+/// Lines that mean nothing for the turn: the first comes whenever a prompt is on the command line, the second
+/// where the home lies below the directory for temporary files.
+const HARMLESS: [&str; 2] = ["Reading additional input from stdin", "could not create PATH aliases"];
 
 /// Reads the events of one run.
 pub struct Parser {
@@ -112,7 +113,8 @@ impl StreamParser for Parser {
     }
 
     fn finish(&mut self, ended: &Ended) -> Parsed {
-        let said: Vec<&str> = ended.stderr_tail.lines().filter(|line| !line.contains(HARMLESS)).collect();
+        let said: Vec<&str> =
+            ended.stderr_tail.lines().filter(|line| !HARMLESS.iter().any(|words| line.contains(words))).collect();
         let stderr = text::trim(&said.join("\n")).to_owned();
         let mut verdict = std::mem::take(&mut self.verdict);
         if verdict == Verdict::Missing {
@@ -186,7 +188,7 @@ impl Parser {
             let text = fields::text(event, &["item", "text"]).unwrap_or_default();
             let text = crate::runtime::outcome::cap(text, crate::runtime::outcome::MAX_TEXT);
             self.message = Some(text.to_owned());
-            return Seen::kind(BlockKind::AssistantText).digest(digest::words(text)).status(Status::stopped());
+            return Seen::kind(BlockKind::AssistantText).digest(digest::message(text)).status(Status::stopped());
         }
         if kind == "error" {
             let message = fields::text(event, &["item", "message"]).unwrap_or_default();

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::short_hash;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{ErrorClass, RunRequest, Thrown};
 use crate::runtime::context_file::{self, Held};
@@ -58,9 +58,7 @@ pub(super) fn prepare(
 }
 
 fn note(request: &RunRequest, text: &str) -> Option<String> {
-    let hash = digest(&SHA256, text.as_bytes());
-    let hash: [u8; 8] = hash.as_ref().get(..8)?.try_into().ok()?;
-    let last = format!("{:016x}", u64::from_be_bytes(hash));
+    let last = short_hash(text.as_bytes(), 16);
     let before = request.session.as_ref().and_then(|s| s.note.as_deref());
     let before = before.and_then(|note| serde_json::from_str::<Note>(note).ok());
     let versions = match before {
@@ -129,5 +127,17 @@ mod tests {
         let second = note(&request, "b").unwrap();
         assert_eq!(context_versions(&second), Some(2));
         assert_eq!(context_versions("garbage"), None);
+    }
+
+    #[test]
+    fn a_thread_with_many_versions_is_left_behind() {
+        use crate::runtime::ndjson::Cli;
+        let session = |versions: u32| ResumedSession {
+            note: serde_json::to_string(&Note { versions, last: "0".into() }).ok(),
+            ..ResumedSession::default()
+        };
+        assert!(!super::super::Codex.wants_fresh(&session(20)));
+        assert!(super::super::Codex.wants_fresh(&session(21)));
+        assert!(!super::super::Codex.wants_fresh(&ResumedSession::default()));
     }
 }

@@ -7,7 +7,7 @@ pub use events::Parser;
 pub use home::context_versions;
 
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{RunRequest, Thrown};
+use crate::engine::ports::{ResumedSession, RunRequest, Thrown};
 use crate::message::TrustLevel;
 use crate::runtime::environ::Changes;
 use crate::runtime::extra_args;
@@ -18,6 +18,9 @@ use crate::runtime::settings::{PromptVia, RuntimeSettings};
 
 /// Registered id.
 pub const ID: &str = "codex";
+
+/// A thread that carries more versions of its instructions than this is left behind.
+const MAX_CONTEXT_VERSIONS: u32 = 20;
 
 /// Codex CLI.
 pub struct Codex;
@@ -49,6 +52,10 @@ impl Cli for Codex {
 
     fn parser(&self, request: &RunRequest) -> Box<dyn StreamParser> {
         Box::new(Parser::new(request.session.as_ref()))
+    }
+
+    fn wants_fresh(&self, session: &ResumedSession) -> bool {
+        session.note.as_deref().and_then(context_versions).is_some_and(|versions| versions > MAX_CONTEXT_VERSIONS)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::text;
 /// For a whole request, except the event stream.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// For one read of the event stream; servers say something to keep a connection alive far more often.
-const STREAM_READ_LIMIT: Duration = Duration::from_secs(600);
+const STREAM_READ_LIMIT: Duration = Duration::from_mins(10);
 /// Largest answer that is read, in bytes.
 const BODY_LIMIT: u64 = 4 * 1_048_576;
 /// How much of an error's body is shown, in UTF-16 units.

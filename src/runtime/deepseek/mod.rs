@@ -33,7 +33,7 @@ use crate::text;
 pub const ID: &str = "deepseek-tui";
 
 /// Longest time without a frame, unless configured otherwise.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
+const IDLE_LIMIT: Duration = Duration::from_mins(1);
 /// Threads whose last number is remembered.
 const THREADS_REMEMBERED: usize = 4_096;
 

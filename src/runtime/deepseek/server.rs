@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::http::{Client, Endpoint};
+use crate::crypto::hex;
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::ports::ProcessId;
-use crate::runtime::hex::hex;
 use crate::runtime::process::{Driven, Handler, Io, Process, Spec, Stdin, StopLimits};
 use crate::text;
 
@@ -24,7 +24,7 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// How often it is asked whether it is.
 const READY_PAUSE: Duration = Duration::from_millis(250);
 /// A server without a turn for so long is ended.
-pub const IDLE_LIMIT: Duration = Duration::from_secs(300);
+pub const IDLE_LIMIT: Duration = Duration::from_mins(5);
 /// How often the idle time is looked at.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
 /// How often a free port is tried: another program may take it in between.

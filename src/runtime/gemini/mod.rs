@@ -60,7 +60,9 @@ fn write_context(request: &RunRequest, cancel: &CancelToken) -> Option<Held> {
     // One lock per file, by whatever links the directory is reached.
     let cwd = request.cwd.canonicalize().unwrap_or_else(|_| request.cwd.clone());
     let path = cwd.join("GEMINI.md");
-    let body = context_file::prepend(request.system_context.as_deref(), &request.system_rules);
+    // `@path` in that file is replaced by the content of that file, and context holds names that strangers chose.
+    let body = context_file::prepend(request.system_context.as_deref(), &request.system_rules)
+        .map(|body| prompt_text::escape_mentions(&body));
     let held = context_file::lock(&path, cancel)?;
     match held.write_section(body.as_deref()) {
         Ok(_) => Some(held),
@@ -75,6 +77,8 @@ fn write_context(request: &RunRequest, cancel: &CancelToken) -> Option<Held> {
 pub fn arguments(request: &RunRequest, settings: &RuntimeSettings, prefix: Option<&str>) -> (Vec<Arg>, Stdin) {
     let owner = request.from_owner || request.trust == TrustLevel::Owner;
     let text = match prefix.map(str::trim).filter(|prefix| !prefix.is_empty()) {
+        // Preparing leaves the owner's words alone, but the context is not the owner's.
+        Some(prefix) if owner => format!("{}\n\n---\n\n{}", prefix.replace('@', "\\@"), request.text),
         Some(prefix) => format!("{prefix}\n\n---\n\n{}", request.text),
         None => request.text.clone(),
     };

@@ -12,12 +12,12 @@ use ring::digest::{SHA256, digest};
 
 pub use events::{Event, Parser};
 
+use crate::crypto::hex;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{ErrorClass, RunRequest, Thrown};
 use crate::message::TrustLevel;
 use crate::runtime::context_file::{self, Held, private_dir};
 use crate::runtime::environ::Changes;
-use crate::runtime::hex::hex;
 use crate::runtime::ndjson::{Arg, Cli, Launch, StreamParser};
 use crate::runtime::process::Stdin;
 use crate::runtime::prompt_text::{self, MAX_ARGUMENT};

@@ -27,7 +27,7 @@ use crate::text;
 /// For the answer to `initialize`.
 const INITIALIZE_LIMIT: Duration = Duration::from_secs(30);
 /// A bridge without a turn for so long is ended.
-const IDLE_LIMIT: Duration = Duration::from_secs(300);
+const IDLE_LIMIT: Duration = Duration::from_mins(5);
 /// How often the idle time is looked at.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
 /// A turn that takes nothing out of its full mailbox for so long gets nothing more.

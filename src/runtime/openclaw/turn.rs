@@ -21,7 +21,7 @@ use crate::runtime::acp::update::{TEXT_LIMIT, Update};
 use crate::runtime::nap::{nap, nap_cancelled};
 
 /// For the answer to a request that opens a session.
-const SESSION_LIMIT: Duration = Duration::from_secs(60);
+const SESSION_LIMIT: Duration = Duration::from_mins(1);
 /// For the answer to the prompt after `session/cancel`.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 /// Longest nap; news wake the turn earlier.

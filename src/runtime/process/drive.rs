@@ -152,7 +152,8 @@ impl<'a> Drive<'a> {
             self.look_at_token(false);
             if self.child.stopping.is_some() {
                 self.event(|handler, io| handler.line_after_stop(line, io));
-                return ControlFlow::Continue(());
+                self.stand_down();
+                return self.unless_paused();
             }
             self.event(|handler, io| handler.line(line, io));
             self.quiet_since = Instant::now();
@@ -242,6 +243,15 @@ impl<'a> Drive<'a> {
         let (state, effect) = Stop::begin(exited);
         self.child.stopping = Some(Stopping { cause, since: Instant::now(), state });
         self.perform(effect);
+    }
+
+    /// Calls the stop off when the child has obeyed the first step of it and stays.
+    fn stand_down(&mut self) {
+        let asked = self.child.stopping.as_ref().is_some_and(|stopping| stopping.state == Stop::Interrupted);
+        if asked && self.handler.at_rest() {
+            self.child.stopping = None;
+            self.paused = true;
+        }
     }
 
     fn perform(&mut self, effect: Effect) {

@@ -29,7 +29,7 @@ use crate::engine::cancel::CancelToken;
 use crate::engine::ports::ProcessId;
 
 pub use self::reap::{Reaper, become_subreaper, reap_orphans, retry_given_up, start_reaper};
-pub use self::sweep::{sweep_turn, sweep_turns};
+pub use self::sweep::{WARM_MARK, sweep_turn, sweep_turns, sweep_warm};
 
 /// How long dropping a running child waits for it to die.
 const DROP_WAIT: Duration = Duration::from_secs(2);
@@ -86,6 +86,10 @@ impl Default for StopLimits {
         Self { term: Duration::from_secs(2), kill: Duration::from_secs(5), give_up: Duration::from_secs(15) }
     }
 }
+
+/// The time to SIGTERM of a child whose work is done. Codex ignores SIGINT while it winds up, and the next turn
+/// of the conversation waits meanwhile.
+const TERM_WHEN_DONE: Duration = Duration::from_millis(200);
 
 /// A child that could not be started.
 #[derive(Debug)]
@@ -223,6 +227,13 @@ pub trait Handler {
         false
     }
 
+    /// Whether a child that was asked to stop with [`Handler::interrupt`] has done so and is at rest, ready for
+    /// more. Looked at after every [`Handler::line_after_stop`] until the next step of stopping is due: the stop
+    /// is then called off and [`Process::drive`] returns [`Driven::Paused`].
+    fn at_rest(&self) -> bool {
+        false
+    }
+
     /// While this is true the idle watchdog does not count (a tool runs, an approval is waited for).
     fn busy(&self) -> bool {
         false
@@ -249,6 +260,8 @@ pub struct Process {
     stopping: Option<Stopping>,
     /// Descendants that were seen while the child was being stopped.
     known: Vec<ProcessId>,
+    /// What earlier turns of this child have left running; no sweep touches it, nor what is below it.
+    spared: Vec<ProcessId>,
     ended: Option<Ended>,
 }
 
@@ -278,13 +291,53 @@ impl Process {
             end_at: None,
             stopping: None,
             known: Vec::new(),
+            spared: Vec::new(),
             ended: None,
         })
+    }
+
+    /// Queues bytes for the child's stdin, which are written when it is driven next; see [`Io::write`].
+    pub fn write(&mut self, bytes: impl Into<Vec<u8>>) {
+        self.stdin.push(bytes.into());
+    }
+
+    /// To be called before each further turn of a child that stays between turns: what the turns before have
+    /// left running on purpose is not swept with this one.
+    pub fn begin_turn(&mut self) {
+        self.spared = self.leftovers();
+        self.known.clear();
+    }
+
+    /// Kills what a turn has left running whose child was interrupted and stays: the processes of its tools.
+    /// The child, what shares its process group (its own helpers) and what earlier turns have left are not
+    /// touched. Returns how many were killed.
+    pub fn sweep_tools(&mut self) -> usize {
+        let leader = self.id();
+        let known = std::mem::take(&mut self.known);
+        let turns = [self.turn_id.as_bytes()].into();
+        let target = sweep::Target {
+            turns,
+            known,
+            spared: self.spared.clone(),
+            kept_group: Some(leader),
+            ..sweep::Target::default()
+        };
+        let killed = sweep::sweep(&target);
+        if killed > 0 {
+            log::debug!("process.tools_swept {} killed={killed}", self.label());
+        }
+        killed
     }
 
     /// Its identity.
     pub fn id(&self) -> ProcessId {
         self.leader.id()
+    }
+
+    /// Says that its work is done: when it is stopped from now on, it gets SIGTERM as soon as it has not heeded
+    /// SIGINT for a moment.
+    pub fn work_is_done(&mut self) {
+        self.limits.term = self.limits.term.min(TERM_WHEN_DONE);
     }
 
     /// Whether this process (and not a later one with its pid) runs. A dead one that nobody has reaped
@@ -344,7 +397,8 @@ impl Process {
 
     fn sweep(&mut self) {
         let known = std::mem::take(&mut self.known);
-        let target = sweep::Target { turns: [self.turn_id.as_bytes()].into(), known, groups: Vec::new() };
+        let turns = [self.turn_id.as_bytes()].into();
+        let target = sweep::Target { turns, known, spared: self.spared.clone(), ..sweep::Target::default() };
         let killed = sweep::sweep(&target);
         if killed > 0 {
             log::debug!("process.swept {} killed={killed}", self.label());

@@ -27,7 +27,7 @@ const MAX_GIVEN_UP: usize = 1024;
 const COLLECT: Duration = Duration::from_millis(100);
 
 /// How often processes that could not be ended are tried again.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 
 /// Stack of the reaper's thread; it holds one small buffer.
 const STACK: usize = 128 * 1024;

@@ -22,6 +22,10 @@ use crate::engine::ports::ProcessId;
 /// The variable by which processes of a turn are known.
 pub(super) const MARK: &str = "BELLHOP_TURN";
 
+/// The variable by which processes are known that stay between turns, and whatever they start. Its value tells
+/// the daemon's home.
+pub const WARM_MARK: &str = "BELLHOP_WARM";
+
 /// How long a sweep lasts at most.
 pub(super) const SWEEP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -31,6 +35,11 @@ const MAX_PASSES: usize = 16;
 
 /// Dying processes that are waited for by descriptor; of more than these the next pass finds the rest.
 const MAX_WATCHED: usize = 64;
+
+/// A process in the middle of `execve` shows an empty environment for a moment, which is longer when the machine is
+/// busy. Before a look that finds nothing is believed, those with an empty one are looked at again after these.
+const EXEC_PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(40)];
 
 /// How long one pass waits for those that it killed.
 const PASS_WAIT: Duration = Duration::from_millis(500);
@@ -44,6 +53,12 @@ pub(super) struct Target<'a> {
     pub(super) known: Vec<ProcessId>,
     /// Process groups, by their leaders; they count only while the leader can be verified.
     pub(super) groups: Vec<ProcessId>,
+    /// A value of [`WARM_MARK`].
+    pub(super) warm: Option<&'a [u8]>,
+    /// Processes that stay, with everything below them.
+    pub(super) spared: Vec<ProcessId>,
+    /// A leader that stays with its process group; what is below it in other groups counts.
+    pub(super) kept_group: Option<ProcessId>,
 }
 
 /// Ends everything marked with a turn, and its process group if `process` still leads it. Returns how many
@@ -59,10 +74,19 @@ pub fn sweep_turns(turns: &[(&str, Option<ProcessId>)]) -> usize {
     }
     let target = Target {
         turns: turns.iter().map(|(turn, _)| turn.as_bytes()).filter(|turn| !turn.is_empty()).collect(),
-        known: Vec::new(),
         groups: turns.iter().filter_map(|(_, process)| *process).collect(),
+        ..Target::default()
     };
     sweep(&target)
+}
+
+/// Ends everything that carries [`WARM_MARK`] with this value. For what a daemon has left that died: while one
+/// lives, its own list of processes is the better way.
+pub fn sweep_warm(value: &str) -> usize {
+    if value.is_empty() {
+        return 0;
+    }
+    sweep(&Target { warm: Some(value.as_bytes()), ..Target::default() })
 }
 
 /// Kills until a pass finds nothing, within [`SWEEP_LIMIT`]. Returns how many processes were killed.
@@ -99,7 +123,7 @@ pub(super) fn leftovers(turn: &str) -> Vec<ProcessId> {
     let adopter = reap::adopter();
     let stats = proc_fs::below(adopter);
     let orphans = stats.iter().filter(|stat| stat.parent == adopter && !stat.is_dead() && !reap::is_owned(stat.pid));
-    let roots = marked_among(orphans.map(|stat| stat.pid), |value| value == turn.as_bytes());
+    let roots = marked_among(orphans.map(|stat| stat.pid), MARK, true, |value| value == turn.as_bytes());
     if roots.is_empty() {
         return Vec::new();
     }
@@ -144,10 +168,12 @@ pub(super) enum Killed {
 fn find(target: &Target<'_>) -> Vec<ProcessId> {
     let own = own_pid();
     let stats = proc_fs::all();
+    let exempt = exempt(target, &stats, own);
     let alive: Vec<&Stat> = stats
         .iter()
         // Neither we nor init, whatever their environment says.
         .filter(|stat| stat.pid != own && stat.pid != 1 && !stat.is_dead() && !stat.is_kernel_thread())
+        .filter(|stat| !exempt.contains(&stat.pid))
         .collect();
     let groups: HashSet<i32> = target
         .groups
@@ -157,26 +183,65 @@ fn find(target: &Target<'_>) -> Vec<ProcessId> {
         .collect();
     let (known, others): (Vec<&Stat>, Vec<&Stat>) =
         alive.iter().partition(|stat| target.known.contains(&stat.id()) || groups.contains(&stat.group));
-    let mut found = marked_among(others.iter().map(|stat| stat.pid), |value| target.turns.contains(value));
+    let others = || others.iter().map(|stat| stat.pid);
+    let mut found = HashSet::new();
+    if !target.turns.is_empty() {
+        found.extend(marked_among(others(), MARK, known.is_empty(), |value| target.turns.contains(value)));
+    }
+    if let Some(warm) = target.warm {
+        found.extend(marked_among(others(), WARM_MARK, known.is_empty(), |value| value == warm));
+    }
     found.extend(known.iter().map(|stat| stat.pid));
     found.extend(proc_fs::descendants(&stats, &found, Some(own)));
     alive.into_iter().filter(|stat| found.contains(&stat.pid)).map(Stat::id).collect()
 }
 
-/// Those whose environment has the mark with an accepted value.
-fn marked_among(pids: impl Iterator<Item = i32>, accept: impl Fn(&[u8]) -> bool) -> HashSet<i32> {
+/// Pids of those that stay.
+fn exempt(target: &Target<'_>, stats: &[Stat], own: i32) -> HashSet<i32> {
+    let lives = |id: &ProcessId| stats.iter().any(|stat| stat.id() == *id);
+    let mut exempt: HashSet<i32> = target.spared.iter().filter(|id| lives(id)).map(|id| id.pid).collect();
+    exempt.extend(proc_fs::descendants(stats, &exempt, Some(own)));
+    if let Some(leader) = target.kept_group.filter(lives) {
+        exempt.extend(stats.iter().filter(|stat| stat.group == leader.pid).map(|stat| stat.pid));
+    }
+    exempt
+}
+
+/// Those whose environment has the mark with an accepted value. `patient`: nobody looks again if none is found.
+fn marked_among(
+    pids: impl Iterator<Item = i32>,
+    mark: &str,
+    patient: bool,
+    accept: impl Fn(&[u8]) -> bool,
+) -> HashSet<i32> {
     let mut buf = Vec::new();
     let mut found = HashSet::new();
     let mut unsure = Vec::new();
     for pid in pids {
-        match proc_fs::marked(pid, MARK, &mut buf, &accept) {
+        match proc_fs::marked(pid, mark, &mut buf, &accept) {
             Marked::Yes => drop(found.insert(pid)),
             Marked::Empty => unsure.push(pid),
             Marked::No => {}
         }
     }
-    // A process in the middle of `execve` shows an empty environment for a moment.
-    found.extend(unsure.into_iter().filter(|pid| proc_fs::marked(*pid, MARK, &mut buf, &accept) == Marked::Yes));
+    for pause in EXEC_PAUSES {
+        if unsure.is_empty() {
+            break;
+        }
+        std::thread::sleep(pause);
+        unsure.retain(|pid| match proc_fs::marked(*pid, mark, &mut buf, &accept) {
+            Marked::Yes => {
+                found.insert(*pid);
+                false
+            }
+            Marked::Empty => true,
+            Marked::No => false,
+        });
+        // The next pass looks again.
+        if !patient || !found.is_empty() {
+            break;
+        }
+    }
     found
 }
 

@@ -24,6 +24,7 @@ impl Ledger {
         for (key, note) in &self.notes {
             push(&mut records, note.at, Record::Note { key: key.clone(), value: note.value.clone() });
         }
+        self.dead().for_each(|dead| push(&mut records, dead.at, dead.record()));
         self.entries().for_each(|entry| push_entry(&mut records, entry));
         self.turns().for_each(|turn| push_turn(&mut records, turn));
         self.push_results(&mut records);
@@ -72,7 +73,11 @@ fn push_entry(records: &mut Vec<Stamped>, entry: &Entry) {
         push(records, at, Record::Parked { e: e.clone(), until: parked.until, why: parked.why.clone() });
     }
     if entry.held {
-        push(records, at, Record::Hold { e: e.clone() });
+        push(records, at, Record::Hold { e: e.clone(), why: entry.held_why.clone() });
+    }
+    if let Some(d) = &entry.deferred {
+        let (on, why) = (d.on.clone(), d.why.clone());
+        push(records, at, Record::Deferred { e: vec![e.clone()], on, why, until: d.until });
     }
     if let EntryState::Done { at, why } = &entry.state {
         push(records, *at, Record::Done { e: vec![e.clone()], why: why.clone() });

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::seen::KEEP_IDS_MS;
-use super::{Boot, Entry, EntryState, KEEP_UNKNOWN, Ledger, Note, OutboxItem, Parked, Turn, TurnResult};
+use super::{
+    Boot, Dead, Deferral, Entry, EntryState, KEEP_UNKNOWN, Ledger, Note, OutboxItem, Parked, Turn, TurnResult,
+};
 use crate::engine::journal::record::{Announced, Outcome, Past, Record};
 use crate::engine::ports::ProcessId;
 use crate::message::Inbound;
@@ -33,9 +35,22 @@ impl Ledger {
             Record::Done { e, why } => e.iter().for_each(|id| self.done(t, id, &why)),
             Record::Acked { e } => e.iter().for_each(|id| self.acked(t, id)),
             Record::Seen { ch, ids } => ids.iter().for_each(|(id, at)| self.finish_id(&ch, id, *at)),
-            Record::Hold { e } => self.set_held(&e, true),
-            Record::Release { e } => self.set_held(&e, false),
+            Record::Hold { e, why } => self.set_held(&e, true, why),
+            Record::Release { e } => self.set_held(&e, false, None),
             Record::Parked { e, until, why } => self.parked(&e, Parked { until, why }),
+            Record::Deferred { e, on, why, until } => {
+                let deferral = Deferral { on, why, until };
+                for id in &e {
+                    self.deferred(id, deferral.clone());
+                }
+            }
+            Record::Dead { e, ids, ch, q, msg, why, out, past } => {
+                let past = past.unwrap_or_default();
+                let dead =
+                    Dead { id: e, ids, channel: ch, queue: q, message: msg, at: t, why, reply: out, past, bytes };
+                self.bytes = self.bytes.saturating_add_signed(self.dead.add(dead));
+            }
+            Record::Buried { e } => self.bytes = self.bytes.saturating_add_signed(self.dead.remove(&e)),
             Record::Note { key, value } => self.note_kept(t, key, value, bytes),
             Record::Forget { key } => {
                 if let Some(old) = self.notes.remove(&key) {
@@ -110,7 +125,9 @@ impl Ledger {
             past,
             acked: false,
             held: false,
+            held_why: None,
             parked: None,
+            deferred: None,
             bytes,
         };
         self.entries.insert(n, entry);
@@ -170,7 +187,9 @@ impl Ledger {
         let Some(entry) = self.entry_mut(entry_id) else { return };
         entry.state = EntryState::Running { turn: turn_id.to_owned() };
         entry.held = false;
+        entry.held_why = None;
         entry.parked = None;
+        entry.deferred = None;
         entry.past.effects |= effects;
         if session.is_some() {
             entry.past.session = session;
@@ -278,7 +297,9 @@ impl Ledger {
         }
         entry.state = EntryState::Done { at: t, why: why.to_owned() };
         entry.held = false;
+        entry.held_why = None;
         entry.parked = None;
+        entry.deferred = None;
         if entry.acked {
             self.forget_entry(t, entry_id);
         }
@@ -292,11 +313,29 @@ impl Ledger {
         }
     }
 
-    fn set_held(&mut self, entry_id: &str, held: bool) {
+    fn set_held(&mut self, entry_id: &str, held: bool, why: Option<String>) {
         if let Some(entry) = self.entry_mut(entry_id)
             && entry.state == EntryState::Waiting
         {
             entry.held = held;
+            entry.held_why = why;
+            if !held {
+                entry.deferred = None;
+            }
+        }
+    }
+
+    fn deferred(&mut self, entry_id: &str, deferral: Deferral) {
+        if self.entry(entry_id).is_none_or(|e| matches!(e.state, EntryState::Done { .. })) {
+            return;
+        }
+        let ran = matches!(self.entry(entry_id).map(|e| &e.state), Some(EntryState::Running { .. }));
+        self.leave_turn(entry_id);
+        if let Some(entry) = self.entry_mut(entry_id) {
+            if ran {
+                entry.past.attempts = entry.past.attempts.saturating_sub(1);
+            }
+            entry.deferred = Some(deferral);
         }
     }
 

@@ -5,6 +5,7 @@
 //! compacted. A record that refers to something unknown is ignored: what it was about is finished.
 
 mod compact;
+mod dead;
 mod fold;
 mod seen;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use super::record::Past;
 use crate::engine::ports::ProcessId;
 use crate::message::{Inbound, Outbound};
 
+pub use dead::{Dead, KEEP_DEAD, KEEP_DEAD_BYTES};
 pub use seen::{KEEP_IDS, KEEP_IDS_MS};
 
 /// How many lines of unknown kinds are kept; beyond that the oldest are dropped.
@@ -47,8 +49,12 @@ pub struct Entry {
     pub acked: bool,
     /// It is set aside. Only while it waits.
     pub held: bool,
+    /// Why it is set aside, where that is known; see [`super::Record::Hold`].
+    pub held_why: Option<String>,
     /// It is to run again later. Only while it waits.
     pub parked: Option<Parked>,
+    /// What keeps it from running, as far as the journal knows. Only while it waits.
+    pub deferred: Option<Deferral>,
     bytes: u64,
 }
 
@@ -83,6 +89,17 @@ pub struct Parked {
     pub until: i64,
     /// The agent's reason.
     pub why: String,
+}
+
+/// What an entry waits for, whose run could not do its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// Key of the wait.
+    pub on: String,
+    /// `usage_limit`, `login`, `missing` or `disk`.
+    pub why: String,
+    /// Not before (Unix milliseconds).
+    pub until: i64,
 }
 
 /// A turn that is not finished: it has entries that are not done, or replies that are not sent.
@@ -180,6 +197,7 @@ pub struct Ledger {
     outbox_index: HashMap<String, u64>,
     channels: BTreeMap<String, seen::Channel>,
     notes: BTreeMap<String, Note>,
+    dead: dead::Letters,
     unknown: VecDeque<String>,
     boot: Option<Boot>,
     next: u64,
@@ -260,6 +278,16 @@ impl Ledger {
             .range(prefix.to_owned()..)
             .take_while(move |(k, _)| k.starts_with(prefix))
             .map(|(k, n)| (k.as_str(), n))
+    }
+
+    /// Messages that were given up, oldest first; at most [`KEEP_DEAD`].
+    pub fn dead(&self) -> impl Iterator<Item = &Dead> {
+        self.dead.iter()
+    }
+
+    /// A dead letter by its id.
+    pub fn dead_letter(&self, id: &str) -> Option<&Dead> {
+        self.dead.iter().find(|d| d.id == id)
     }
 
     /// The daemon that opened the journal last.

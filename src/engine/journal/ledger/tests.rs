@@ -24,6 +24,7 @@ fn message(channel: &str, id: &str) -> Arc<Inbound> {
         trace: None,
         entries: Vec::new(),
         omitted: 0,
+        hops: 0,
         origin: Origin::Room,
         quote: None,
         envelope_type: None,
@@ -115,8 +116,9 @@ fn shape(ledger: &Ledger) -> String {
     let turns: Vec<_> = ledger.turns().collect();
     let outbox: Vec<_> = ledger.outbox().collect();
     let notes: Vec<_> = ledger.notes("").collect();
+    let dead: Vec<_> = ledger.dead().map(|d| (d.at, d.record())).collect();
     format!(
-        "{entries:#?} {turns:#?} {outbox:#?} {notes:#?} {queues:#?} {seen:#?} {known:#?} {:?} {:?}",
+        "{dead:#?} {entries:#?} {turns:#?} {outbox:#?} {notes:#?} {queues:#?} {seen:#?} {known:#?} {:?} {:?}",
         ledger.boot, ledger.unknown
     )
 }
@@ -194,7 +196,7 @@ fn an_early_acknowledgement_waits_for_the_end() {
 
 #[test]
 fn held_and_parked_end_with_the_next_start() {
-    let hold = Record::Hold { e: "e1".into() };
+    let hold = Record::Hold { e: "e1".into(), why: None };
     let park = Record::Parked { e: "e1".into(), until: 99, why: "soon".into() };
     let ledger = fold([accepted("e1", &["m1"], "a"), hold.clone()]);
     assert!(ledger.entry("e1").unwrap().held);
@@ -207,6 +209,42 @@ fn held_and_parked_end_with_the_next_start() {
     assert_eq!((entry.parked.as_ref().unwrap().until, entry.past.attempts), (99, 0));
     let ledger = fold(records.into_iter().chain([started(&["e1"], "t2", 1)]));
     assert_eq!(ledger.entry("e1").unwrap().parked, None);
+}
+
+#[test]
+fn a_deferred_attempt_does_not_count_and_keeps_what_it_left() {
+    let defer = Record::Deferred { e: vec!["e1".into()], on: "codex".into(), why: "login".into(), until: 99 };
+    let records =
+        [accepted("e1", &["m1"], "a"), started(&["e1"], "t1", 1), Record::Effects { turn: "t1".into() }, defer];
+    let ledger = fold(records.clone());
+    let entry = ledger.entry("e1").unwrap();
+    assert_eq!((&entry.state, entry.past.attempts, entry.past.effects), (&EntryState::Waiting, 0, true));
+    assert_eq!(entry.deferred.as_ref().unwrap().on, "codex");
+    assert_eq!(ledger.turns().count(), 0);
+    let ledger = fold(records.into_iter().chain([started(&["e1"], "t2", 1)]));
+    assert_eq!(ledger.entry("e1").unwrap().deferred, None);
+}
+
+#[test]
+fn dead_letters_are_kept_within_bounds_and_go_when_buried() {
+    let dead = |n: usize| Record::Dead {
+        e: format!("e{n}"),
+        ids: vec![format!("m{n}")],
+        ch: "a".into(),
+        q: "q".into(),
+        msg: message("a", "m"),
+        why: "no".into(),
+        out: None,
+        past: None,
+    };
+    let ledger = fold((0..KEEP_DEAD + 5).map(dead));
+    assert_eq!((ledger.dead().count(), ledger.dead().next().unwrap().id.as_str()), (KEEP_DEAD, "e5"));
+    let mut ledger = Ledger::default();
+    ledger.apply(1, dead(0), KEEP_DEAD_BYTES);
+    ledger.apply(1, dead(1), KEEP_DEAD_BYTES);
+    assert_eq!((ledger.dead().count(), ledger.live_bytes()), (1, KEEP_DEAD_BYTES));
+    ledger.apply(1, Record::Buried { e: "e1".into() }, 10);
+    assert_eq!((ledger.dead().count(), ledger.live_bytes()), (0, 0));
 }
 
 #[test]
@@ -288,7 +326,7 @@ impl Dice {
 fn any_record(dice: &mut Dice, ledger: &Ledger) -> Record {
     let turn = dice.name('t', 10);
     let e = dice.name('e', 12);
-    match dice.below(24) {
+    match dice.below(27) {
         0..=4 => {
             let ch = if dice.below(2) == 0 { "a" } else { "b" };
             let mut ids = dice.names('m', IDS);
@@ -317,9 +355,21 @@ fn any_record(dice: &mut Dice, ledger: &Ledger) -> Record {
         17 => Record::Interrupted { turn },
         18 => Record::Done { e: dice.names('e', 12), why: dice.name('w', 4) },
         19 => Record::Acked { e: dice.names('e', 12) },
-        20 => Record::Hold { e },
+        20 => Record::Hold { e, why: Some(dice.name('w', 2)).filter(|w| w != "w0") },
         21 => Record::Release { e },
         22 => Record::Parked { e, until: dice.below(100) as i64, why: "later".into() },
+        23 => Record::Deferred {
+            e: dice.names('e', 12),
+            on: "codex".into(),
+            why: "login".into(),
+            until: dice.below(9) as i64,
+        },
+        24 => {
+            let out = Some(Arc::new(reply("o99", "t99").as_ref().clone())).filter(|_| dice.below(2) == 0);
+            let (ids, msg) = (vec!["m".into()], message("a", "m"));
+            Record::Dead { e, ids, ch: "a".into(), q: "q".into(), msg, why: "no".into(), out, past: None }
+        }
+        25 => Record::Buried { e },
         _ if dice.below(3) == 0 => Record::Forget { key: dice.name('k', 4) },
         _ => Record::Note { key: dice.name('k', 4), value: dice.below(9).into() },
     }
@@ -368,6 +418,7 @@ fn bytes_come_back_to_nothing_when_all_is_finished() {
             let id = format!("e{i}");
             ledger.apply(300, done(&[&id], "x"), 10);
             ledger.apply(300, acked(&[&id]), 10);
+            ledger.apply(300, Record::Buried { e: id }, 10);
         }
         (0..4).for_each(|i| ledger.apply(300, Record::Forget { key: format!("k{i}") }, 10));
         ledger.expire(i64::MAX);

@@ -1,0 +1,69 @@
+//! Reading the configuration again while the daemon runs (SIGHUP).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::{Node, agents, parts};
+use crate::config::keys;
+use crate::config::load;
+use crate::runtime::Registry;
+
+/// What a daemon applies without a restart.
+const LIVE: [&str; 5] = ["local", "defaultRoute", "routes", "openclawGateways", "approvals"];
+
+impl Node {
+    /// Applies what can be applied at once, and says what cannot. A file with a mistake changes nothing.
+    pub(super) fn reload(&self) {
+        let config = match load::load(&self.home.config()) {
+            Ok(config) => config,
+            Err(error) => {
+                for p in &error.problems {
+                    let file = error.file.display();
+                    log::error!("config.invalid file={file} line={} field={:?} error={:?}", p.line, p.field, p.message);
+                }
+                log::error!("daemon.not_reloaded problems={} kept=\"the configuration before\"", error.problems.len());
+                return;
+            }
+        };
+        for warning in &config.warnings {
+            log::warn!("config.warning {warning}");
+        }
+        let registry = Registry::new(parts::runtime_settings(&self.home, &config));
+        agents::prepare(&self.home, &config.local_agents);
+        self.engine.set_routes(parts::routes(&self.home, &config, &registry));
+        self.engine.set_approval_policy(config.approvals);
+        self.agents.replace(config.local_agents.clone());
+        log::info!("daemon.reloaded agents={} routes={}", config.local_agents.len(), config.routes.len());
+        let waiting = needs_restart(&self.started_with, &config.document);
+        if !waiting.is_empty() {
+            log::warn!("daemon.needs_restart keys={}", waiting.join(","));
+        }
+    }
+}
+
+/// Keys that have another value than at the start and take effect at the next one only.
+fn needs_restart(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<&'static str> {
+    let changed: BTreeSet<&str> = before
+        .keys()
+        .chain(now.keys())
+        .map(String::as_str)
+        .filter(|key| before.get(*key).filter(|v| !v.is_null()) != now.get(*key).filter(|v| !v.is_null()))
+        .collect();
+    keys::members("").filter(|key| changed.contains(key) && !LIVE.contains(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_is_known_and_fixed_needs_a_restart() {
+        let map = |value: Value| value.as_object().cloned().unwrap();
+        let before = map(json!({"maxConcurrentTurns": 2, "routes": [], "mine": 1, "sandboxed": null}));
+        let now = map(json!({"maxConcurrentTurns": 3, "local": {}, "mine": 2, "transcript": {"enabled": false}}));
+        assert_eq!(needs_restart(&before, &now), ["transcript", "maxConcurrentTurns"]);
+        assert!(needs_restart(&before, &before).is_empty());
+    }
+}
