@@ -1,4 +1,5 @@
 //! Channels: the places that messages come from and replies go to. Each knows its own wire and the
-//! engine's traits, and no other channel.
+//! engine's traits, and no other channel. [`manager`] says when those that poll or listen are (re)started.
 
 pub mod local;
+pub mod manager;

@@ -34,14 +34,19 @@ const DESCRIPTION: &[&str] = &[
 
 /// What may be relied on, as far as a person who sends a message is concerned.
 const DELIVERY: &[&str] = &[
-    "A message is accepted once it is on the disk (written and synced). From then on it is answered, even if the daemon \
-     is killed or the power fails: the next start goes on with it.",
+    "Accepted means flushed to disk (written and synced). A message that was accepted is answered or visibly accounted \
+     for, whatever dies: the daemon, the agent CLI, the power. The next start goes on with it.",
+    "A reply is delivered once where the far side recognises repeats, since every attempt carries the same id; \
+     otherwise at least once.",
+    "A turn that was interrupted is not silently repeated. One that had done nothing yet runs again. One that may have \
+     had effects runs again in the session that the runtime had announced, and the agent is told so, unless its route \
+     says ask or hold (onInterrupt). After the third interruption the message is given up with an error reply and \
+     kept: see bellhop queue dead.",
     "One conversation never runs two turns at once. A new message in a conversation of two cancels the running turn and \
-     carries the text that was not answered along; in a group it waits for its turn.",
-    "A turn that is interrupted by a crash runs again in the session that the runtime had announced, and is told so. \
-     What it had done outside of its session before the crash may thus be done twice.",
-    "A reply is delivered under the same id at every attempt, so that the far side can drop a repeat.",
-    "When the disk takes no more, new messages are refused; accepted ones are not lost.",
+     carries the text that was not answered along; in a group it waits for its turn, and so it does in local \
+     conversations, where every message gets a reply of its own.",
+    "When the disk or a conversation is full, new messages are refused and the sender is told; what was accepted is \
+     not lost.",
 ];
 
 const SIGNALS: &[(&str, &str)] = &[

@@ -147,6 +147,12 @@ pub const KEYS: &[Key] = &[
         "Whether the text of a message whose turn was cancelled by a newer message is told along with that one.",
     ),
     key(
+        "maxBotTurnsInARow",
+        "number, 0 to 100000",
+        "0",
+        "Turns that agents may cause in a conversation without a person in between; then the agent pauses. 0 sets no such limit; more than 20 within ten minutes make it pause anyway.",
+    ),
+    key(
         "promptVia",
         "stdin or argv",
         "stdin",

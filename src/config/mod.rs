@@ -103,6 +103,8 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// Whether the text of a superseded message is carried along.
     pub carry_superseded: bool,
+    /// Turns that agents may cause in a row without a person in between; 0: any number.
+    pub max_bot_turns_in_a_row: u32,
     /// How prompts travel.
     pub prompt_via: PromptVia,
     /// When sessions are left behind.
@@ -153,6 +155,7 @@ impl Default for Config {
             turn_timeout: Duration::from_mins(30),
             idle_timeout: None,
             carry_superseded: true,
+            max_bot_turns_in_a_row: 0,
             prompt_via: PromptVia::Stdin,
             rotation: Rotation::default(),
             claude_warm: Duration::ZERO,

@@ -45,6 +45,9 @@ pub(super) fn health_of(status: &EngineStatus) -> Health {
     for stalled in &status.stalled {
         degraded.push(format!("{} cannot work: {}", stalled.on, stalled.cause.text()));
     }
+    for breaker in &status.breakers {
+        degraded.push(format!("the login of {} is refused for {}", breaker.runtime, breaker.account_id));
+    }
     for turn in status.turns.iter().filter(|t| t.silent) {
         let minutes = turn.quiet_ms / 60_000;
         degraded.push(format!("turn {} in {} is silent for {minutes} min", turn.turn_id, turn.conversation));

@@ -5,14 +5,17 @@
 //! conversations that get a new message are taken up, the rest waits for a daemon.
 
 mod agents;
+pub mod channels;
 mod control;
 mod dump;
 mod health;
 mod parts;
 mod queue;
 mod reload;
+mod rooms;
 mod runtimes;
 mod signals;
+mod snapshot;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 use serde_json::{Map, Value};
 
+use crate::channel::manager::Backoff;
 use crate::cli::host::{Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
 use crate::config::{Config, Home};
 use crate::engine::{Engine, Recovery, now_ms};
@@ -29,8 +33,11 @@ use crate::serve::follow::Follow;
 use crate::serve::server::{self, Server};
 use crate::store::{HomeLock, LockError};
 use agents::Agents;
+use channels::Channels;
 use control::NodeControl;
+use rooms::Rooms;
 use signals::Signal;
+use snapshot::Snapshots;
 
 /// How long running turns may go on when the daemon is told to stop (`start`), unless told otherwise.
 pub const DRAIN: Duration = Duration::from_secs(20);
@@ -92,6 +99,8 @@ struct Node {
     agents: Arc<Agents>,
     /// The document of the configuration that the process was started with.
     started_with: Map<String, Value>,
+    channels: Channels,
+    snapshots: Option<Snapshots>,
     server: Option<Server>,
     shutdowns: Receiver<Duration>,
     _reaper: process::Reaper,
@@ -115,18 +124,44 @@ impl Node {
         }
         let reaper = process::start_reaper().map_err(|e| failed(&e))?;
         let follow = Arc::new(Follow::default());
+        let rooms = Rooms::default();
         agents::prepare(home, &config.local_agents);
-        let (parts, names) = parts::assemble(home, &config, Arc::clone(&follow)).map_err(StartError::Failed)?;
+        let (parts, names) = parts::assemble(home, &config, Arc::clone(&follow), &rooms).map_err(StartError::Failed)?;
         parts::end_interrupted(&parts.journal, home);
         let engine = Engine::new(parts).map_err(|e| failed(&e))?;
+        rooms.open(&engine);
         engine.recover(recovery);
+        let (poke, pokes) = snapshot::poke();
+        let channels = Channels::new(Backoff::default(), {
+            let poke = poke.clone();
+            move || poke.poke()
+        });
+        // Only a daemon has somebody who reads it; a visitor is gone in a moment.
+        let snapshots = (recovery == Recovery::All).then(|| {
+            engine.on_change(move || poke.poke());
+            let statuses = channels.clone();
+            Snapshots::start(home.snapshot(), engine.clone(), Arc::new(move || statuses.statuses()), pokes)
+        });
+        let snapshots = snapshots.transpose().map_err(|e| failed(&e))?;
+        channels.start_all();
         let (shutdown, shutdowns) = bounded(1);
         let agents = Arc::clone(&names.agents);
         let control = NodeControl::new(engine.clone(), Arc::clone(&follow), home, names, shutdown);
         let server = Server::start(home.root(), Arc::new(control), follow, server::Settings::default())
             .map_err(|e| failed(&e))?;
         let (home, started_with) = (home.clone(), config.document);
-        Ok(Self { engine, home, agents, started_with, server: Some(server), shutdowns, _reaper: reaper, _lock: lock })
+        Ok(Self {
+            engine,
+            home,
+            agents,
+            started_with,
+            channels,
+            snapshots,
+            server: Some(server),
+            shutdowns,
+            _reaper: reaper,
+            _lock: lock,
+        })
     }
 
     /// Waits until somebody wants it to end; returns how long running turns may go on.
@@ -146,6 +181,8 @@ impl Node {
     /// Drains and stops. A second signal ends the draining at once.
     fn stop(mut self, drain: Duration, signals: &Receiver<Signal>) -> usize {
         log::info!("daemon.stopping drain_ms={}", drain.as_millis());
+        // First the channels, so that nothing new comes; the messages they hold stay with their far sides.
+        self.channels.stop_all();
         let engine = self.engine.clone();
         let (done_tx, done): (Sender<usize>, Receiver<usize>) = bounded(1);
         let stopper = std::thread::Builder::new().name("stop".into()).spawn(move || {
@@ -168,6 +205,9 @@ impl Node {
     }
 
     fn close(&mut self) {
+        if let Some(snapshots) = self.snapshots.take() {
+            snapshots.stop();
+        }
         if let Some(server) = self.server.take() {
             server.stop();
         }
@@ -177,6 +217,7 @@ impl Node {
 impl Running for Node {
     fn stop(mut self: Box<Self>) {
         // Others may use this engine through its socket: their turns are waited for, within reason.
+        self.channels.stop_all();
         let interrupted = self.engine.stop(DRAIN);
         log::info!("engine.stopped interrupted={interrupted} at={}", now_ms());
         self.close();

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::agents::{self, Agents};
 use super::control::Names;
+use super::rooms::Rooms;
 use crate::channel::local::Local;
 use crate::config::{Config, Home};
 use crate::engine::admission::Memory;
+use crate::engine::fuse::FuseLimits;
 use crate::engine::journal::{Journal, JournalOptions, Record};
 use crate::engine::ports::{ProcessId, PromptBuilder};
 use crate::engine::route::{Route, Routes};
@@ -20,7 +22,12 @@ use crate::serve::follow::Follow;
 use crate::store::{Disk, RealDisk};
 
 /// Everything that an engine needs, and the names that the control socket knows.
-pub(super) fn assemble(home: &Home, config: &Config, follow: Arc<Follow>) -> Result<(Parts, Names), String> {
+pub(super) fn assemble(
+    home: &Home,
+    config: &Config,
+    follow: Arc<Follow>,
+    rooms: &Rooms,
+) -> Result<(Parts, Names), String> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     // What it finds it logs itself.
     let opened = Journal::open(&home.journal(), Arc::clone(&disk), JournalOptions::default())
@@ -31,7 +38,7 @@ pub(super) fn assemble(home: &Home, config: &Config, follow: Arc<Follow>) -> Res
         log::warn!("session.{warning}");
     }
     let registry = Registry::new(runtime_settings(home, config));
-    let prompts = Arc::new(Prompts::new(homes(home), Box::new(|_| None)));
+    let prompts = Arc::new(Prompts::new(homes(home), rooms.lookup()));
     let names = Names {
         agents: Arc::new(Agents::new(config.local_agents.clone())),
         runtimes: registry.ids().into_iter().map(str::to_owned).collect(),
@@ -75,6 +82,7 @@ fn settings(home: &Home, config: &Config) -> Settings {
             ..Memory::default()
         },
         silent_after: config.silent_turn,
+        fuse: FuseLimits { max_bot_turns_in_a_row: config.max_bot_turns_in_a_row, ..FuseLimits::default() },
         rotation: Rotation { turns: config.rotation.max_turns, tokens: config.rotation.max_input_tokens },
         verbose_blocks: std::env::var("BOTCORD_TRANSCRIPT_BLOCKS").as_deref() == Ok("verbose")
             || std::env::var("BOTCORD_TRACE_VERBOSE").as_deref() == Ok("1"),

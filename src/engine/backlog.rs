@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::aside::SetAside;
 use super::journal::{Dead, Entry, EntryState, Ledger};
 use crate::message::Inbound;
 
@@ -18,7 +19,7 @@ pub enum State {
     Running,
     /// It is set aside until somebody releases it.
     Held,
-    /// It waits for a time or for its runtime.
+    /// It waits for a time, for its runtime, or for a text to go along with.
     Parked,
     /// It is answered, and the reply is not delivered yet.
     Undelivered,
@@ -60,7 +61,10 @@ impl Item {
             EntryState::Done { .. } => return None,
         };
         let (mut why, mut until) = (None, None);
-        if entry.held {
+        if let Some(aside) = SetAside::of(entry) {
+            state = State::Parked;
+            why = Some(aside.text().to_owned());
+        } else if entry.held {
             state = State::Held;
             why.clone_from(&entry.held_why);
         } else if let Some(deferred) = &entry.deferred {

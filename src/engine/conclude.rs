@@ -4,20 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::aside::{self, SetAside};
+use super::attachments;
 use super::cancel::CancelReason;
 use super::capture::{self, Capture};
-use super::core::{Core, Live};
+use super::core::{Core, Job, Live};
 use super::journal::{self, Record};
 use super::outbox::{self, Item};
-use super::outcome::{self, Facts, Outcome, Reply, Run, SessionAction};
-use super::ports::{FailureSummary, RunResult, Settled, Thrown, TurnEvent, TurnFailure, TurnReport, TurnStatus};
+use super::outcome::{self, BreakerNews, Facts, Outcome, Reply, Run, SessionAction};
+use super::ports::{
+    FailureSummary, RunResult, Settled, Thrown, TurnDone, TurnEvent, TurnFailure, TurnReport, TurnStatus,
+};
 use super::queue::Ending;
 use super::records::{self, Ended};
 use super::sessions::{SessionChange, SessionEntry};
+use super::settle;
 use super::transcript::{FailureFacts, RuntimeFailure, TurnErrorPhase};
-use super::turn::Turn;
+use super::turn::{Turn, message_ids};
 use super::waits::Cause;
-use super::{dead, now_ms, parking, persist};
+use super::{dead, keys, now_ms, park_timer, parking, persist};
 use crate::message::{Inbound, Outbound, OutboundKind};
 
 /// How long a lane rests when the journal could not take the start of its turn.
@@ -31,6 +36,7 @@ pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
     // What was whole when the shutdown came is answered: a second run would do everything twice.
     let cancelled = turn.token.reason().filter(|why| *why != CancelReason::Shutdown || !is_whole(&run));
     turn.signals.end(cancelled == Some(CancelReason::Superseded));
+    complete(core, turn, &run);
     let outcome = {
         let progress = turn.progress();
         let facts = Facts {
@@ -91,6 +97,79 @@ fn is_whole(run: &Run) -> bool {
     matches!(run, Run::Returned(_)) && run.error().is_none() && !run.reply().is_empty()
 }
 
+/// Tells those who account for turns, if the runtime was called at all.
+fn complete(core: &Core, turn: &Turn, run: &Run) {
+    if !turn.progress().ran {
+        return;
+    }
+    let (result, thrown) = match run {
+        Run::Returned(result) => (Some(result), None),
+        Run::Threw(thrown) => (None, Some(thrown)),
+    };
+    let wall_ms = wall_ms(turn);
+    let done = TurnDone { message: &turn.message, turn_id: &turn.id, result, thrown, wall_ms };
+    core.hooked(|hook| hook.turn_complete(&done));
+}
+
+/// Time since the turn knew its runtime; 0 when it never did.
+fn wall_ms(turn: &Turn) -> u64 {
+    turn.progress().ready.map_or(0, |at| at.elapsed().as_millis() as u64)
+}
+
+/// Accounts for the cloud runs that the turn answered. Of several it was the last one's budget, so the usage is too.
+fn settle_runs(core: &Core, turn: &Turn, result: Option<&RunResult>) {
+    let used = turn.message.cloud_run.as_ref().and_then(|run| run.run_id.clone());
+    for run in turn.jobs.iter().filter_map(|job| job.message.cloud_run.as_ref()) {
+        let (ms, usage) = if run.run_id == used { (wall_ms(turn), result.and_then(|r| r.usage)) } else { (0, None) };
+        if let Some(settlement) = settle::settlement(run, ms, usage) {
+            core.hooked(|hook| hook.settle(&settlement));
+        }
+    }
+}
+
+/// Tells the breaker how the login fared. After a refusal, what was waiting for it is given back; returns those
+/// entries.
+fn tell_breaker(core: &Arc<Core>, turn: &Turn, run: &Run, news: BreakerNews) -> Vec<String> {
+    let (runtime, account) = (turn.runtime.as_str(), turn.message.account_id.as_str());
+    match news {
+        BreakerNews::None => return Vec::new(),
+        BreakerNews::Clear => {
+            if core.breakers().clear(runtime, account) {
+                log::info!("breaker.cleared runtime={runtime} account={account}");
+                aside::release(core, runtime, account);
+                core.changed();
+            }
+            return Vec::new();
+        }
+        BreakerNews::Failure => {}
+    }
+    let error = run.error().unwrap_or_else(|| run.reply());
+    let now = now_ms();
+    let (failures, until) = {
+        let mut breakers = core.breakers();
+        let state = breakers.failure(runtime, &turn.message, error, &core.settings.breaker, now);
+        (state.failures, state.blocked_until)
+    };
+    if until > now {
+        log::error!("breaker.opened runtime={runtime} account={account} failures={failures} until={until}");
+    } else {
+        log::warn!("breaker.failure runtime={runtime} account={account} failures={failures}");
+    }
+    core.changed();
+    let effects = turn.progress().effects;
+    let waited = turn.jobs.iter().filter(|job| job.set_aside == Some(SetAside::Login));
+    waited
+        .map(|job| {
+            // Takes it out of the turn, so that the turn's end is not its own.
+            let (e, on, why) = (job.entry.clone(), runtime.to_owned(), Cause::Login.as_str().to_owned());
+            drop(core.journal.append(Record::Deferred { e: vec![e.clone()], on, why, until: now }));
+            let job = Job { interrupted: job.interrupted || effects, ..job.clone() };
+            aside::keep(core, keys::uuid_v4(), job, SetAside::Login, Duration::ZERO);
+            e
+        })
+        .collect()
+}
+
 /// Everything after the decision, for a turn that is not to run again.
 fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
     let result = match run {
@@ -128,7 +207,12 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
         reason: outcome.side_error.clone(),
         blocks: turn.progress().summaries.clone(),
     });
-    let settled = Settled { ids: turn.message_ids(), why: outcome.why.to_owned() };
+    settle_runs(core, turn, result);
+    let given_back = tell_breaker(core, turn, run, outcome.breaker);
+    let answered = || turn.jobs.iter().filter(|job| !given_back.contains(&job.entry));
+    let settled = Settled { ids: message_ids(answered()), why: outcome.why.to_owned() };
+    let is_parked = park_timer::at_end(core, turn, turn.token.is_cancelled(), &settled);
+    let entries: Vec<String> = answered().filter(|_| !is_parked).map(|job| job.entry.clone()).collect();
     let report = report(turn, &outcome, session_id, result, ms);
     match outcome.reply {
         Some(reply) => {
@@ -138,14 +222,18 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
             if let Err(e) = core.journal.append(Record::Result { turn: turn.id.clone(), out: output }).wait() {
                 log::error!("turn.result_not_durable queue={} turn={} error={e}", turn.key, turn.id);
             }
-            let item = Item { out, entries: turn.entries(), settled, record, attempts: 0, uncertain: false };
+            let item = Item { out, entries, settled, record, attempts: 0, uncertain: false };
             outbox::post(core, item);
         }
         None => {
             if let (Some(record), Some(status)) = (record.take(), outcome.unsent) {
+                let (key, units) = (&turn.key, crate::text::len_utf16(&outcome.final_text));
+                log::debug!("turn.unsent queue={key} turn={} status={status:?} units={units}", turn.id);
                 record.write(core, status, None);
             }
-            outbox::settle(core, &turn.message.channel, turn.entries(), settled);
+            if !entries.is_empty() {
+                outbox::settle(core, &turn.message.channel, entries, settled);
+            }
         }
     }
     log::info!(
@@ -190,6 +278,9 @@ fn keep_session(core: &Arc<Core>, turn: &Turn, action: &SessionAction, result: O
     };
     let id = entry.as_ref().map(|e| e.runtime_session_id.clone());
     if entry.is_some() || stored.is_some() {
+        if entry.is_none() {
+            log::info!("session.dropped queue={} turn={} runtime={}", turn.key, turn.id, turn.runtime);
+        }
         core.sessions.change(&core.journal, &SessionChange { key, entry });
         persist::flush_soon(core);
     }
@@ -222,6 +313,12 @@ fn evidence(turn: &Turn, run: &Run, failure: &TurnFailure, ms: u64) -> RuntimeFa
 }
 
 fn outbound(turn: &Turn, reply: Reply) -> Outbound {
+    let gated = turn.channel.as_ref().is_some_and(|c| c.capabilities().gated);
+    let to_owner = gated && reply.kind == OutboundKind::Message && turn.message.is_owner_chat();
+    let attachments = if to_owner { attachments::find(&reply.text, &turn.cwd) } else { Vec::new() };
+    if !attachments.is_empty() {
+        log::info!("turn.attachments queue={} turn={} files={}", turn.key, turn.id, attachments.len());
+    }
     Outbound {
         id: format!("out_{}", turn.id),
         channel: turn.message.channel.clone(),
@@ -231,7 +328,7 @@ fn outbound(turn: &Turn, reply: Reply) -> Outbound {
         kind: reply.kind,
         text: reply.text,
         error_ref: reply.error_ref,
-        attachments: Vec::new(),
+        attachments,
         reply_to: Some(turn.message.reply_target().to_owned()),
         trace_id: turn.message.trace.as_ref().map(|t| t.id.clone()),
         turn_id: turn.id.clone(),
@@ -363,7 +460,7 @@ fn internal(kind: &str, text: String) -> Outcome {
         unsent: None,
         record_outbound: true,
         session: SessionAction::Keep,
-        breaker: outcome::BreakerNews::None,
+        breaker: BreakerNews::None,
         failed: Some((TurnErrorPhase::Runtime, TurnFailure { kind: kind.into(), message: text, error_ref: None })),
         side_error: None,
     }

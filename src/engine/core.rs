@@ -5,21 +5,29 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::admission::LOOK_AGAIN_MS;
 use super::approvals::Approvals;
+use super::aside::{Asides, SetAside};
+use super::breaker::Breakers;
 use super::cancel::{CancelReason, CancelToken};
+use super::fuse::Fuse;
+use super::intake::Intake;
 use super::journal::Journal;
 use super::outbox::Outbox;
+use super::park_timer::Parks;
 use super::persist::Sessions;
-use super::ports::{Channel, PromptBuilder, Runtimes, TurnEvent, TurnObserver};
+use super::policy::Policies;
+use super::ports::{Channel, PromptBuilder, Runtimes, TurnEvent, TurnHook, TurnObserver};
 use super::queue::{Arrival, Ending, Mode, Queues, Start};
 use super::route::{QueueMode, Route, Routes};
 use super::timer::Timers;
 use super::transcript::{DropReason, Writer};
 use super::turn::{self, Turn};
+use super::typing::Pings;
 use super::waits::{Admission, Waits};
 use super::{Settings, conclude, now_ms, parking, records};
 use crate::message::Inbound;
@@ -30,8 +38,10 @@ const TURN_STACK: usize = 512 * 1024;
 /// One accepted message with what its turn needs to know.
 #[derive(Clone)]
 pub(super) struct Job {
-    /// Journal id.
+    /// Journal id. Ids of one millisecond are in no order; [`Job::number`] is.
     pub(super) entry: String,
+    /// Grows with the order in which messages were accepted.
+    pub(super) number: u64,
     /// The message.
     pub(super) message: Arc<Inbound>,
     /// The route chosen when it was accepted.
@@ -42,6 +52,44 @@ pub(super) struct Job {
     pub(super) interrupted: bool,
     /// Session that an interrupted attempt had announced.
     pub(super) resume: Option<String>,
+    /// Messages that were set aside and go along with it, with the turn ids drawn for them; oldest first.
+    pub(super) before: Vec<(String, Job)>,
+    /// How many of those were dropped before.
+    pub(super) omitted: usize,
+    /// Why it is (or was) set aside itself.
+    pub(super) set_aside: Option<SetAside>,
+    /// It ran before, and its agent wanted to be woken for it again.
+    pub(super) woken: bool,
+}
+
+impl Job {
+    /// A message that nothing is known of yet.
+    pub(super) fn new(entry: String, route: Arc<Route>, message: Arc<Inbound>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            entry,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            message,
+            route,
+            attempts: 0,
+            interrupted: false,
+            resume: None,
+            before: Vec::new(),
+            omitted: 0,
+            set_aside: None,
+            woken: false,
+        }
+    }
+
+    /// Journal ids of everything that it brings into a turn.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &str> {
+        self.before.iter().map(|(_, j)| j).chain([self]).map(|j| j.entry.as_str())
+    }
+
+    /// Everything that it brings into a turn, oldest first.
+    pub(super) fn messages(&self) -> Vec<Arc<Inbound>> {
+        self.before.iter().map(|(_, j)| j).chain([self]).map(|j| Arc::clone(&j.message)).collect()
+    }
 }
 
 /// A turn between its start and its end, as far as others may touch it.
@@ -72,7 +120,11 @@ pub(super) struct State {
     pub(super) interrupted: usize,
     /// Queue keys with entries in the journal that were left alone at start-up.
     pub(super) dormant: HashSet<String>,
-    /// Messages that are set aside, by their entries.
+    /// Conversations whose agent waits.
+    pub(super) parks: Parks,
+    /// Turns of which their transcript says already that another one took their place.
+    pub(super) superseded: HashSet<String>,
+    /// Messages that a person or a route has set aside, by their entries.
     pub(super) shelf: HashMap<String, Shelved>,
     /// Runtimes that cannot work for a while.
     pub(super) waits: Waits,
@@ -84,7 +136,7 @@ pub(super) struct State {
     pub(super) memory_timer: bool,
 }
 
-/// A message that is set aside.
+/// A message that a person or a route has set aside.
 pub(super) struct Shelved {
     pub(super) turn_id: String,
     pub(super) job: Job,
@@ -113,6 +165,15 @@ pub(super) struct Core {
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
     pub(super) approvals: Approvals,
+    pub(super) intake: Intake,
+    pub(super) asides: Asides,
+    pub(super) policies: Policies,
+    pub(super) breakers: Mutex<Breakers>,
+    pub(super) fuse: Mutex<Fuse>,
+    pub(super) pings: Arc<Pings>,
+    pub(super) hooks: RwLock<Vec<Arc<dyn TurnHook>>>,
+    /// Called when something changes that a picture of the engine shows.
+    pub(super) on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
     pub(super) state: Mutex<State>,
     /// By channel; there are as many as there are channels.
     pub(super) activity: Mutex<HashMap<String, Activity>>,
@@ -127,6 +188,31 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn breakers(&self) -> MutexGuard<'_, Breakers> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn fuse(&self) -> MutexGuard<'_, Fuse> {
+        self.fuse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something has changed that a picture of the engine shows.
+    pub(super) fn changed(&self) {
+        if let Some(call) = self.on_change.get() {
+            call();
+        }
+    }
+
+    /// Calls every hook; a panic in one is logged and hurts nobody.
+    pub(super) fn hooked(&self, call: impl Fn(&dyn TurnHook)) {
+        let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for hook in hooks {
+            if catch_unwind(AssertUnwindSafe(|| call(hook.as_ref()))).is_err() {
+                log::error!("hook.panic");
+            }
+        }
     }
 
     pub(super) fn channel(&self, id: &str) -> Option<Arc<dyn Channel>> {
@@ -152,21 +238,36 @@ impl Core {
         }
     }
 
-    /// Puts a job into its lane and starts what can be started. Returns how much is before it.
-    pub(super) fn enqueue(self: &Arc<Self>, turn_id: String, job: Job) -> usize {
-        self.enqueue_as(turn_id, job, None)
+    /// Puts a message into its lane and starts what can be started. A wait of the conversation is over.
+    pub(super) fn enqueue(self: &Arc<Self>, turn_id: String, job: Job) {
+        let mode = self.mode(&job);
+        self.enqueue_as(turn_id, job, mode);
     }
 
-    /// The same in another mode than the job's own.
-    pub(super) fn enqueue_as(self: &Arc<Self>, turn_id: String, job: Job, mode: Option<Mode>) -> usize {
+    /// The same in another mode than the message's own.
+    pub(super) fn enqueue_as(self: &Arc<Self>, turn_id: String, job: Job, mode: Mode) {
+        self.place(turn_id, job, mode, true);
+    }
+
+    /// Puts a message into its lane whose agent wanted to be woken for it. It waits its turn.
+    pub(super) fn enqueue_again(self: &Arc<Self>, turn_id: String, job: Job) {
+        self.place(turn_id, job, Mode::Coalesce, false);
+    }
+
+    fn place(self: &Arc<Self>, turn_id: String, job: Job, mode: Mode, ends_wait: bool) {
         let key = job.message.queue_key();
-        let mode = mode.unwrap_or_else(|| self.mode(&job));
         let arrival = Arrival { turn_id, mode, owner: job.message.is_owner_chat(), payload: job };
         let mut state = self.lock();
-        let ahead = state.queues.ahead(&key);
+        let overtaken = ends_wait.then(|| state.parks.overtaken(self, &key));
         let order = state.queues.arrive(&key, arrival);
         let live = order.as_ref().and_then(|o| state.live.get(&o.turn_id).cloned());
+        if let (Some(order), Some(_)) = (&order, &live) {
+            state.superseded.insert(order.turn_id.clone());
+        }
         drop(state);
+        if let Some(overtaken) = overtaken {
+            overtaken.settle(self, None);
+        }
         if let (Some(order), Some(live)) = (order, live) {
             if let Some(message) = live.messages.last() {
                 records::dropped(self, message, &order.turn_id, DropReason::QueueCancelPrevious, Some(&order.by));
@@ -175,10 +276,11 @@ impl Core {
             self.cancel(&order.turn_id, &live, CancelReason::Superseded);
         }
         self.pump();
-        ahead
+        self.changed();
     }
 
-    fn mode(&self, job: &Job) -> Mode {
+    /// What a message does to a running turn of its conversation.
+    pub(super) fn mode(&self, job: &Job) -> Mode {
         match super::route::queue_mode(&job.route, job.message.conversation.kind) {
             // Messages that want a reply each run one by one, unless their route says otherwise.
             _ if job.route.queue_mode != Some(QueueMode::CancelPrevious) && !self.coalesces(&job.message) => {
@@ -246,7 +348,7 @@ impl Core {
             token,
             began: Instant::now(),
             started_at: now_ms(),
-            messages: start.arrivals.iter().map(|a| Arc::clone(&a.payload.message)).collect(),
+            messages: start.arrivals.iter().flat_map(|a| a.payload.messages()).collect(),
             runtime: turn::runtime_id(last).to_owned(),
             cwd: turn::working_directory(last).to_owned(),
             turn: Mutex::new(None),
@@ -314,8 +416,12 @@ impl Core {
         state.live.remove(turn_id);
         state.waits.left(turn_id);
         state.queues.finished(key, turn_id, ending);
+        if ending == Ending::Settled {
+            state.superseded.remove(turn_id);
+        }
         drop(state);
         self.turn_ended.notify_all();
+        self.changed();
     }
 }
 
@@ -324,6 +430,7 @@ fn worker(core: &Arc<Core>, start: Start<Job>, live: Arc<Live>) {
     let mut next = Some((start, live));
     while let Some((start, live)) = next.take() {
         name_thread(&start);
+        core.changed();
         let (key, turn_id) = (start.key.clone(), start.turn_id.clone());
         let messages = live.messages.clone();
         let result = catch_unwind(AssertUnwindSafe(|| turn::run(core, start, &live)));

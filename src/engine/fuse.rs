@@ -69,7 +69,8 @@ pub enum Verdict {
     },
 }
 
-/// Counts the turns that agents cause in a conversation. Serialise it to keep the counts over a restart.
+/// Counts the turns that agents cause in a conversation. Serialise it to keep the counts over a restart, as a whole or
+/// by conversation ([`Fuse::state`], [`Fuse::restore`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fuse {
     conversations: BTreeMap<String, FuseState>,
@@ -86,6 +87,25 @@ struct FuseState {
 }
 
 impl Fuse {
+    /// The counts of one conversation, for writing down; `None` when there are none.
+    pub fn state(&self, key: &str) -> Option<serde_json::Value> {
+        serde_json::to_value(self.conversations.get(key)?).ok()
+    }
+
+    /// Goes on from what was written down; returns whether it could be read.
+    pub fn restore(&mut self, key: &str, state: serde_json::Value) -> bool {
+        let state = serde_json::from_value(state).map(|state| self.conversations.insert(key.to_owned(), state));
+        state.is_ok()
+    }
+
+    /// The conversation that would be forgotten for a new one.
+    pub fn next_to_go(&self, key: &str) -> Option<&str> {
+        if self.conversations.contains_key(key) || self.conversations.len() < CONVERSATIONS {
+            return None;
+        }
+        self.conversations.iter().min_by_key(|(_, s)| s.used).map(|(k, _)| k.as_str())
+    }
+
     /// A turn is about to start in a conversation ([`Inbound::queue_key`]); counts it unless it is refused.
     pub fn admit(&mut self, key: &str, cause: Cause, limits: &FuseLimits, now: i64) -> Verdict {
         match cause {
@@ -96,9 +116,8 @@ impl Fuse {
             Cause::Other => return Verdict::Run,
             Cause::Agent => {}
         }
-        if !self.conversations.contains_key(key) && self.conversations.len() >= CONVERSATIONS {
-            let oldest = self.conversations.iter().min_by_key(|(_, s)| s.used).map(|(k, _)| k.clone());
-            oldest.and_then(|k| self.conversations.remove(&k));
+        if let Some(oldest) = self.next_to_go(key).map(str::to_owned) {
+            self.conversations.remove(&oldest);
         }
         let state = self.conversations.entry(key.to_owned()).or_default();
         state.used = now;

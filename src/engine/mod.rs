@@ -1,20 +1,26 @@
 //! The turn engine: from an accepted message to its reply. Knows messages and traits, never a wire or a CLI.
 //!
-//! The way of a message: [`Engine::accept`] writes it to the [`journal`] and puts it into its lane
-//! ([`queue`]); a worker ([`core`]) takes what the lane has ready and runs a [`turn`]; its end is decided
+//! The way of a message: [`Engine::accept`] writes it to the [`journal`]; [`intake`] decides whether it wakes the
+//! agent and puts it into its lane ([`queue`]); a worker ([`core`]) takes what the lane has ready and runs a [`turn`]; its end is decided
 //! by [`outcome`] and carried out by [`conclude`]; the reply leaves through the [`outbox`]. After a crash
 //! [`recover`] reads the journal and goes on where it stopped.
 
 pub mod admission;
 pub mod approvals;
+mod aside;
+pub mod attachments;
+mod attention;
 pub mod backlog;
+pub mod breaker;
 pub mod cancel;
+mod cancelling;
 mod capture;
 mod conclude;
 mod core;
 mod dead;
 pub mod fuse;
 pub mod gate;
+mod intake;
 pub mod journal;
 pub mod keys;
 pub mod loop_risk;
@@ -25,10 +31,12 @@ pub mod operator;
 pub mod outbox;
 pub mod outcome;
 pub mod park;
+mod park_timer;
 mod parking;
 mod persist;
 pub mod policy;
 pub mod ports;
+mod prepare;
 pub mod queue;
 mod records;
 mod recover;
@@ -42,24 +50,34 @@ mod status;
 pub mod timer;
 pub mod transcript;
 mod turn;
+pub mod typing;
+mod unrun;
 pub mod waits;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::approvals::{ApprovalPolicy, Approvals};
+use self::aside::Asides;
+use self::breaker::BreakerLimits;
 use self::cancel::CancelReason;
-use self::core::{Core, Job, Phase, State};
+use self::core::{Core, Phase, State};
+use self::fuse::FuseLimits;
+use self::gate::Policy;
+use self::intake::Intake;
 use self::journal::{Accept, Journal};
 use self::outbox::Outbox;
+use self::park_timer::Parks;
 use self::persist::Sessions;
-use self::ports::{Channel, PromptBuilder, Runtimes, Settled, TurnEvent, TurnObserver, TurnReport, TurnStatus};
+use self::policy::Policies;
+use self::ports::{Channel, PromptBuilder, Runtimes, TurnHook, TurnObserver};
 use self::queue::Queues;
 use self::route::Routes;
 use self::sessions::{SessionChange, SessionEntry, SessionStore};
 use self::timer::Timers;
 use self::transcript::Writer;
+use self::typing::TypingPace;
 use crate::message::{Inbound, SenderKind};
 use crate::text::trim;
 
@@ -107,6 +125,14 @@ pub struct Settings {
     pub silent_after: Duration,
     /// Whether transcripts hold the runtimes' events themselves.
     pub verbose_blocks: bool,
+    /// When the login of a runtime counts as refused, and for how long its turns are stopped then.
+    pub breaker: BreakerLimits,
+    /// How many turns in a row agents may cause (default: 20 within ten minutes).
+    pub fuse: FuseLimits,
+    /// How long files without a word wait for a text (default 24 h).
+    pub aside_for: Duration,
+    /// How often typing is shown (default: every 4 s, and not within 2 s).
+    pub typing: TypingPace,
     /// Variables for every child.
     pub child_env: Vec<(String, String)>,
     /// Who decides about tool calls; [`Engine::set_approval_policy`] changes it later.
@@ -129,6 +155,10 @@ impl Default for Settings {
             memory: admission::Memory::default(),
             silent_after: Duration::from_mins(10),
             verbose_blocks: false,
+            breaker: BreakerLimits::default(),
+            fuse: FuseLimits::default(),
+            aside_for: Duration::from_hours(24),
+            typing: TypingPace::default(),
             child_env: Vec::new(),
             approvals: ApprovalPolicy::default(),
         }
@@ -198,10 +228,25 @@ pub struct Engine {
     core: Arc<Core>,
 }
 
+/// An [`Engine`] that may be gone.
+#[derive(Clone, Default)]
+pub struct WeakEngine {
+    core: Weak<Core>,
+}
+
+impl WeakEngine {
+    /// The engine, if it is still there.
+    pub fn upgrade(&self) -> Option<Engine> {
+        Some(Engine { core: self.core.upgrade()? })
+    }
+}
+
 impl Engine {
     /// Puts the parts together. Nothing runs before [`Engine::recover`].
     pub fn new(parts: Parts) -> std::io::Result<Self> {
         let Parts { journal, sessions, transcripts, runtimes, prompts, observers, channels, routes, settings } = parts;
+        let policies = Policies::new(attention::known_policies(&journal));
+        let fuse = Mutex::new(attention::known_fuse(&journal));
         let core = Core {
             approvals: Approvals::new(settings.approvals),
             settings,
@@ -215,17 +260,27 @@ impl Engine {
             transcripts,
             timers: Timers::start()?,
             outbox: Outbox::default(),
+            intake: Intake::default(),
+            asides: Asides::default(),
+            policies,
+            breakers: Mutex::default(),
+            fuse,
+            pings: Arc::default(),
+            hooks: RwLock::default(),
+            on_change: OnceLock::new(),
             state: Mutex::new(State {
                 queues: Queues::default(),
                 live: HashMap::new(),
                 phase: Phase::Running,
                 interrupted: 0,
                 dormant: HashSet::new(),
+                parks: Parks::default(),
                 shelf: HashMap::new(),
                 waits: waits::Waits::default(),
                 wait_timer: false,
                 memory_low: false,
                 memory_timer: false,
+                superseded: HashSet::new(),
             }),
             activity: Mutex::default(),
             full: Mutex::default(),
@@ -256,7 +311,7 @@ impl Engine {
         for ((at, accept), room) in positions.into_iter().zip(accepted).zip(rooms) {
             answers[at] = Some(match accept {
                 Accept::New { entry_id, message, ticket } => match ticket.wait() {
-                    Ok(()) => self.take(entry_id, message),
+                    Ok(()) => Acceptance::Accepted { ahead: intake::take(core, entry_id, message) },
                     Err(e) => notice::refused(core, &room, e.to_string(), notice::UNSTORED),
                 },
                 Accept::Pending { .. } => Acceptance::Pending,
@@ -270,6 +325,10 @@ impl Engine {
     /// Reasons not to take a message that need no journal.
     fn refuse_early(&self, message: &Inbound) -> Option<Acceptance> {
         let core = &self.core;
+        if message.id.is_empty() || message.channel.is_empty() {
+            log::warn!("inbound.nameless channel={:?} id={:?}", message.channel, message.id);
+            return Some(Acceptance::Skipped("nameless"));
+        }
         if core.channel(&message.channel).is_none() {
             log::warn!("inbound.unknown_channel channel={:?} id={:?}", message.channel, message.id);
             return Some(Acceptance::Skipped("unknown_channel"));
@@ -284,85 +343,52 @@ impl Engine {
         if state.phase != Phase::Running {
             return Some(Acceptance::Refused("the daemon is shutting down".into()));
         }
-        let waiting = state.queues.waiting(&message.queue_key());
+        let key = message.queue_key();
+        let waiting = state.queues.waiting(&key);
         drop(state);
-        let full = waiting >= core.settings.max_waiting;
-        full.then(|| {
+        let waiting = waiting + core.intake.len(&key) + core.asides.len(&key);
+        (waiting >= core.settings.max_waiting).then(|| {
             let why = format!("{waiting} messages wait in this conversation already");
             notice::refused(core, &notice::Place::from(message), why.clone(), &why)
         })
     }
 
-    /// A durable message goes into its lane.
-    fn take(&self, entry: String, message: Arc<Inbound>) -> Acceptance {
-        let core = &self.core;
-        notice::accepted(core, &message);
-        // What the room was asked about goes along with the answer, in one turn.
-        let mode = operator::answer(core, &message).then_some(queue::Mode::Coalesce);
-        recover::wake_dormant(core, &message.queue_key(), Some(&entry));
-        let turn_id = keys::uuid_v4();
-        records::inbound(core, &message, &turn_id);
-        let ahead = core.lock().queues.ahead(&message.queue_key());
-        log::info!(
-            "inbound.accepted queue={} id={:?} ahead={ahead} text={:?}",
-            message.queue_key(),
-            message.id,
-            crate::redact::preview(&message.text)
-        );
-        core.observe(&TurnEvent::Queued { message: &message, ahead });
-        let route = core.route(&message);
-        let job = Job { entry, message, route, attempts: 0, interrupted: false, resume: None };
-        parking::tell_if_waiting(core, &job);
-        core.enqueue_as(turn_id, job, mode);
-        Acceptance::Accepted { ahead }
+    /// A policy of attention was announced for an agent, in one conversation or in general; `None`: it has changed and
+    /// has to be asked for again.
+    pub fn set_policy(&self, agent: &str, conversation: Option<&str>, policy: Option<Policy>) {
+        attention::set_policy(&self.core, agent, conversation, policy);
     }
 
-    /// Cancels a message of a channel: the turn that answers it, or the message while it waits. Returns how
-    /// many messages were cancelled.
-    pub fn cancel_message(&self, channel: &str, id: &str) -> u64 {
-        self.cancel_where(|message| {
-            message.channel == channel && (message.id == id || message.ids().iter().any(|i| i == id))
-        })
+    /// Adds a channel, in place of one with the same id.
+    pub fn add_channel(&self, channel: Arc<dyn Channel>) {
+        let mut channels = self.core.channels.write().unwrap_or_else(PoisonError::into_inner);
+        channels.insert(channel.id().to_owned(), channel);
     }
 
-    /// Cancels what runs and what waits in one conversation of an agent.
-    pub fn cancel_conversation(&self, channel: &str, agent: &str, conversation: &str) -> u64 {
-        self.cancel_where(|m| m.channel == channel && m.account_id == agent && m.conversation.id == conversation)
+    /// Removes a channel. Its messages that wait or run go on; what they answer cannot be sent any more.
+    pub fn remove_channel(&self, id: &str) {
+        self.core.channels.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn cancel_where(&self, wanted: impl Fn(&Inbound) -> bool) -> u64 {
-        let core = &self.core;
-        let mut state = core.lock();
-        let mut removed: Vec<(String, Job)> = state
-            .queues
-            .remove_waiting(|_, arrival| wanted(&arrival.payload.message))
-            .into_iter()
-            .map(|(_, arrival)| (arrival.turn_id, arrival.payload))
-            .collect();
-        removed.extend(state.shelf.extract_if(|_, s| wanted(&s.job.message)).map(|(_, s)| (s.turn_id, s.job)));
-        let running: Vec<_> = state
-            .live
-            .iter()
-            .filter(|(_, live)| live.messages.iter().any(|m| wanted(m)))
-            .map(|(id, live)| (id.clone(), Arc::clone(live)))
-            .collect();
-        drop(state);
-        let mut count = 0;
-        for (turn_id, live) in running {
-            if !live.token.is_cancelled() {
-                count += live.messages.len() as u64;
-                core.cancel(&turn_id, &live, CancelReason::User);
-            }
-        }
-        for (turn_id, job) in removed {
-            count += 1;
-            let message = Arc::clone(&job.message);
-            let settled = Settled { ids: message.ids(), why: "cancelled".into() };
-            outbox::settle(core, &message.channel, vec![job.entry], settled);
-            let report = cancelled_report(&message, &job.route.runtime, turn_id);
-            core.observe(&TurnEvent::Finished { message: &message, report: &report });
-        }
-        count
+    /// The channel of this id.
+    pub fn channel(&self, id: &str) -> Option<Arc<dyn Channel>> {
+        self.core.channel(id)
+    }
+
+    /// A handle that does not keep the engine alive, for those that the engine itself holds.
+    pub fn downgrade(&self) -> WeakEngine {
+        WeakEngine { core: Arc::downgrade(&self.core) }
+    }
+
+    /// Adds somebody who accounts for turns.
+    pub fn add_hook(&self, hook: Arc<dyn TurnHook>) {
+        self.core.hooks.write().unwrap_or_else(PoisonError::into_inner).push(hook);
+    }
+
+    /// Has `call` called whenever something changes that [`Engine::status`] shows. It is called on many threads, must
+    /// not wait and must not call the engine. Only the first one given counts.
+    pub fn on_change(&self, call: impl Fn() + Send + Sync + 'static) {
+        let _ = self.core.on_change.set(Box::new(call));
     }
 
     /// All runtime sessions.
@@ -473,26 +499,6 @@ impl Engine {
             state = self.core.turn_ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
-    }
-}
-
-fn cancelled_report(message: &Inbound, runtime: &str, turn_id: String) -> TurnReport {
-    TurnReport {
-        turn_id,
-        message_ids: message.ids(),
-        channel: message.channel.clone(),
-        agent: message.account_id.clone(),
-        conversation: message.conversation.id.clone(),
-        runtime: runtime.to_owned(),
-        session_id: None,
-        status: TurnStatus::Cancelled,
-        reply: None,
-        error: None,
-        blocks: 0,
-        ms: 0,
-        usage: None,
-        cost_usd: None,
-        class: None,
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) const UNSTORED: &str = "this machine cannot store them";
 /// Where a notice goes: what is needed of the message that it is about.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    key: String,
+    pub(super) key: String,
     channel: String,
     account: String,
     conversation: String,

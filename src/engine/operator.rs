@@ -4,15 +4,18 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use super::aside::{self, SetAside};
 use super::core::{Core, Job, Shelved};
-use super::journal::{Dead, EntryState, Ledger, Outcome, Past, Record};
+use super::intake::{self, Arriving};
+use super::journal::{Dead, Entry, EntryState, Ledger, Outcome, Past, Record};
 use super::notice;
-use super::outbox::{self, Item};
-use super::ports::{Settled, TurnEvent};
+use super::outbox::Item;
+use super::ports::{Settled, TurnStatus};
 use super::queue::Mode;
 use super::route::OnInterrupt;
-use super::{Engine, backlog, cancelled_report, keys, parking, turn};
+use super::{Engine, backlog, keys, park_timer, parking, turn, unrun};
 use crate::message::Inbound;
 
 /// [`super::journal::Entry::held_why`] of a message whose room was asked.
@@ -60,7 +63,7 @@ impl Engine {
             for (_, arrival) in state.queues.arrivals() {
                 let wait = state.waits.get(&parking::key(&arrival.payload));
                 if let Some(wait) = wait.filter(|w| parking::applies(core, &arrival.payload, w.cause)) {
-                    waiting.insert(arrival.payload.entry.as_str(), wait);
+                    waiting.extend(arrival.payload.entries().map(|entry| (entry, wait)));
                 }
             }
             for item in &mut items {
@@ -83,20 +86,20 @@ impl Engine {
         match find(&self.core, id)? {
             Named::Entry { held: true, .. } => Ok(()),
             Named::Entry { id, state, .. } => {
-                let shelved = {
+                let found = take_waiting(&self.core, &id);
+                let known = {
                     let mut state = self.core.lock();
-                    let found = state.queues.remove_waiting(|_, a| a.payload.entry == id).pop();
-                    let found = found.map(|(_, a)| Shelved { turn_id: a.turn_id, job: a.payload, asked: false });
-                    let is_dormant = state.dormant.iter().any(|key| found.is_none() && self.core.is_in(key, &id));
-                    let known = found.is_some() || is_dormant;
-                    if let Some(found) = found {
-                        state.shelf.insert(id.clone(), found);
+                    let is_dormant = || state.dormant.iter().any(|key| self.core.is_in(key, &id));
+                    let known = found.is_some() || is_dormant();
+                    if let Some((turn_id, job)) = found {
+                        state.shelf.insert(id.clone(), Shelved { turn_id, job, asked: false });
                     }
                     known
                 };
-                if !shelved {
-                    return Err(unready(&state));
+                if !known {
+                    return Err(unready(&self.core, &id, &state));
                 }
+                self.core.changed();
                 // A superseded turn's messages wait in their lane, but not yet in the journal.
                 if let EntryState::Running { turn } = state {
                     drop(self.core.journal.append(Record::Interrupted { turn }));
@@ -135,32 +138,49 @@ impl Engine {
             Named::Dead(dead) => return write(core, Record::Buried { e: dead.id }),
             Named::Entry { id, state, .. } => (id, state),
         };
-        let found = {
-            let mut state = core.lock();
-            let waiting = state.queues.remove_waiting(|_, a| a.payload.entry == id).pop();
-            waiting.map(|(_, a)| (a.turn_id, a.payload)).or_else(|| state.shelf.remove(&id).map(|s| (s.turn_id, s.job)))
-        };
-        let Some((turn_id, job)) = found else { return Err(unready(&entry_state)) };
-        let settled = Settled { ids: job.message.ids(), why: "skipped:dropped".into() };
-        outbox::settle(core, &job.message.channel, vec![id], settled);
-        let report = cancelled_report(&job.message, &job.route.runtime, turn_id);
-        core.observe(&TurnEvent::Finished { message: &job.message, report: &report });
+        let shelved = core.lock().shelf.remove(&id).map(|s| (s.turn_id, s.job));
+        match shelved.or_else(|| take_waiting(core, &id)) {
+            Some((turn_id, job)) => unrun::end(core, &job, &turn_id, TurnStatus::Cancelled, "skipped:dropped"),
+            // What its agent wanted to be woken for goes as a whole, as it came.
+            None if park_timer::give_up(core, &id) => {}
+            None => return Err(unready(core, &id, &entry_state)),
+        }
         // Its lane may have been waiting for it alone.
         core.pump();
+        core.changed();
         Ok(())
     }
 
     fn hurry(&self, id: &str, entry_state: &EntryState) -> Result<(), Refusal> {
+        if let Some((turn_id, job)) = self.core.asides.remove(|job| job.entry == id).pop() {
+            if let Err(e) = write(&self.core, Record::Release { e: id.to_owned() }) {
+                let why = job.set_aside.unwrap_or(SetAside::Login);
+                aside::keep(&self.core, turn_id, job, why, Duration::ZERO);
+                return Err(e);
+            }
+            self.core.breakers().hurry(turn::runtime_id(&job), &job.message.account_id);
+            intake::submit(&self.core, Arriving::released(turn_id, job));
+            return Ok(());
+        }
+        if park_timer::wake_now(&self.core, id) {
+            return Ok(());
+        }
+        // A turn that is just being parked is in the journal a moment before its messages are in their lane.
+        let deferred = self.core.journal.view(|ledger| ledger.entry(id)?.deferred.as_ref().map(|d| d.on.clone()));
         let hurried = {
             let mut state = self.core.lock();
-            let on =
-                state.queues.arrivals().find(|(_, a)| a.payload.entry == id).map(|(_, a)| parking::key(&a.payload));
+            let on = state
+                .queues
+                .arrivals()
+                .find(|(_, a)| a.payload.entries().any(|e| e == id))
+                .map(|(_, a)| parking::key(&a.payload))
+                .or(deferred);
             on.is_some_and(|key| state.waits.hurry(&key))
         };
         if !hurried {
             return Err(match entry_state {
                 EntryState::Waiting => Refusal::Conflict("it is not held; its turn comes".into()),
-                other => unready(other),
+                other => unready(&self.core, id, other),
             });
         }
         self.core.pump();
@@ -175,18 +195,53 @@ impl Core {
     }
 }
 
+/// Whether a person or a route has set an entry aside, or its room was asked about it.
+pub(super) fn holds(entry: &Entry) -> bool {
+    entry.held && SetAside::of(entry).is_none()
+}
+
+/// Takes a message out of wherever it waits for its turn: its lane, the way there, or what is set aside. What it
+/// would have taken along waits on.
+fn take_waiting(core: &Arc<Core>, id: &str) -> Option<(String, Job)> {
+    let mut part = None;
+    let mut whole = core.lock().queues.remove_waiting(|_, arrival| {
+        let before = &mut arrival.payload.before;
+        if let Some(at) = before.iter().position(|(_, earlier)| earlier.entry == id) {
+            part = Some(before.remove(at));
+        }
+        arrival.payload.entry == id
+    });
+    let whole = whole.pop().map(|(_, arrival)| (arrival.turn_id, arrival.payload));
+    let arriving = || core.intake.remove(|job| job.entry == id).pop().map(|a| (a.turn_id, a.job));
+    let aside = || core.asides.remove(|job| job.entry == id).pop();
+    let (turn_id, mut job) = part.or(whole).or_else(arriving).or_else(aside)?;
+    for (turn_id, earlier) in std::mem::take(&mut job.before) {
+        if earlier.message.media_only {
+            aside::keep(core, turn_id, earlier, SetAside::Media, Duration::ZERO);
+        } else {
+            intake::submit(core, Arriving::released(turn_id, earlier));
+        }
+    }
+    Some((turn_id, job))
+}
+
 /// Takes an interrupted message back into its lane as its route wants. The caller is starting up.
 pub(super) fn after_interruption(core: &Arc<Core>, job: Job) {
     let waited_at = core.channel(&job.message.channel).is_none_or(|c| c.is_waited_at());
     match job.route.on_interrupt.unwrap_or_default() {
         // There is no room that a question would reach.
         OnInterrupt::Ask if waited_at => set_aside(core, job, None),
-        OnInterrupt::Rerun => drop(core.enqueue(keys::uuid_v4(), job)),
+        OnInterrupt::Rerun => intake::submit(core, Arriving::admitted(keys::uuid_v4(), job)),
         OnInterrupt::Hold => set_aside(core, job, None),
         OnInterrupt::Ask => {
             let place = notice::Place::from(job.message.as_ref());
             let id = format!("ask_{}_{}", job.entry, job.attempts);
+            // One question is enough for all messages of a room.
+            let asked = core.lock().shelf.values().any(|s| s.asked && s.job.message.queue_key() == place.key);
             set_aside(core, job, Some(ASKED.into()));
+            if asked {
+                return;
+            }
             let text = "⚠️ The answer to this message was interrupted by a restart, and may have been carried out in \
                         part. It is on hold: any reply here goes on with it.";
             notice::tell(core, &place, id, text.into());
@@ -217,17 +272,13 @@ pub(super) fn shelve(core: &Core, job: Job, asked: bool) {
 /// A message came: what its room was asked about goes on with it. Returns whether there was something.
 pub(super) fn answer(core: &Arc<Core>, message: &Inbound) -> bool {
     let key = message.queue_key();
-    let mut asked: Vec<String> = {
+    let mut asked: Vec<(u64, String)> = {
         let state = core.lock();
-        state
-            .shelf
-            .values()
-            .filter(|s| s.asked && s.job.message.queue_key() == key)
-            .map(|s| s.job.entry.clone())
-            .collect()
+        let about = state.shelf.values().filter(|s| s.asked && s.job.message.queue_key() == key);
+        about.map(|s| (s.job.number, s.job.entry.clone())).collect()
     };
     asked.sort_unstable();
-    for entry in &asked {
+    for (_, entry) in &asked {
         if let Err(e) = put_back(core, entry) {
             log::warn!("message.not_released entry={entry} error={e}");
         }
@@ -235,9 +286,14 @@ pub(super) fn answer(core: &Arc<Core>, message: &Inbound) -> bool {
     !asked.is_empty()
 }
 
+/// A person lets a message go.
 fn release(core: &Arc<Core>, entry: &str) -> Result<(), Refusal> {
-    put_back(core, entry)?;
-    core.pump();
+    write(core, Record::Release { e: entry.to_owned() })?;
+    // Of a conversation that was left alone at start-up only the journal has to know.
+    let shelved = core.lock().shelf.remove(entry);
+    if let Some(Shelved { turn_id, job, .. }) = shelved {
+        intake::submit(core, Arriving::released(turn_id, job));
+    }
     Ok(())
 }
 
@@ -245,7 +301,6 @@ fn release(core: &Arc<Core>, entry: &str) -> Result<(), Refusal> {
 fn put_back(core: &Arc<Core>, entry: &str) -> Result<(), Refusal> {
     write(core, Record::Release { e: entry.to_owned() })?;
     let mut state = core.lock();
-    // Of a conversation that was left alone at start-up only the journal has to know.
     let Some(Shelved { turn_id, job, .. }) = state.shelf.remove(entry) else { return Ok(()) };
     let key = job.message.queue_key();
     let owner = job.message.is_owner_chat();
@@ -287,10 +342,10 @@ fn revive(core: &Arc<Core>, dead: Dead) -> Result<(), Refusal> {
         }
         None => {
             let route = core.route(&message);
-            let mut job = Job { entry, message, route, attempts: 0, interrupted: past.effects, resume: None };
+            let mut job = Job { interrupted: past.effects, ..Job::new(entry, route, message) };
             let runtime = turn::runtime_id(&job).to_owned();
             job.resume = past.session.filter(|s| past.effects && s.rt == runtime).map(|s| s.id);
-            core.enqueue_as(keys::uuid_v4(), job, Some(Mode::Coalesce));
+            intake::submit(core, Arriving::released(keys::uuid_v4(), job));
         }
     }
     write(core, Record::Buried { e: dead.id })
@@ -304,14 +359,19 @@ fn find(core: &Core, id: &str) -> Result<Named, Refusal> {
 fn named(ledger: &Ledger, id: &str) -> Option<Named> {
     let entry = ledger.entry(id).or_else(|| ledger.entries().find(|e| e.ids.iter().any(|known| known == id)));
     if let Some(e) = entry.filter(|e| !matches!(e.state, EntryState::Done { .. })) {
-        return Some(Named::Entry { id: e.id.clone(), state: e.state.clone(), held: e.held });
+        return Some(Named::Entry { id: e.id.clone(), state: e.state.clone(), held: holds(e) });
     }
     let dead = ledger.dead_letter(id).or_else(|| ledger.dead().find(|d| d.ids.iter().any(|known| known == id)));
     dead.map(|d| Named::Dead(Box::new(d.clone())))
 }
 
-fn unready(state: &EntryState) -> Refusal {
+/// Why a message that is in no lane, on no shelf and not set aside cannot be changed.
+fn unready(core: &Core, id: &str, state: &EntryState) -> Refusal {
+    let is_parked = || core.journal.view(|ledger| ledger.entry(id).is_some_and(|e| e.parked.is_some()));
     Refusal::Conflict(match state {
+        EntryState::Waiting if is_parked() => {
+            "its agent has answered it and wants to be woken for it again; release does so now".into()
+        }
         EntryState::Answered { .. } => "it is answered; its reply is on its way".into(),
         EntryState::Done { .. } => "it is finished".into(),
         EntryState::Waiting | EntryState::Running { .. } => "its turn runs; bellhop cancel ends it".into(),

@@ -60,6 +60,18 @@ struct Slot {
 pub struct PolicyCache {
     slots: HashMap<Key, Slot>,
     clock: u64,
+    changes: Vec<Change>,
+}
+
+/// A policy that is to be written to disk, or forgotten there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The agent.
+    pub agent: String,
+    /// The conversation; `None` for the agent's general policy.
+    pub conversation: Option<String>,
+    /// The policy; `None`: forgotten.
+    pub known: Option<Known>,
 }
 
 impl PolicyCache {
@@ -76,7 +88,13 @@ impl PolicyCache {
         for known in state {
             cache.store(known);
         }
+        cache.changes.clear();
         cache
+    }
+
+    /// What is different from what was taken the last time. A policy that was only confirmed is no change.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
     }
 
     /// The policy, if it is current.
@@ -125,8 +143,13 @@ impl PolicyCache {
     /// A policy was announced. One for the whole agent also drops what was asked about its conversations before.
     pub fn put(&mut self, agent: &str, conversation: Option<&str>, policy: Policy, now: i64) {
         if conversation.is_none() {
-            self.slots
-                .retain(|(a, c), slot| a != agent || c.is_none() || slot.known.as_ref().is_some_and(|k| !k.fetched));
+            let stale = |(a, c): &Key, slot: &Slot| {
+                a == agent && c.is_some() && slot.known.as_ref().is_none_or(|known| known.fetched)
+            };
+            let stale: Vec<Key> = self.slots.iter().filter(|(k, s)| stale(k, s)).map(|(k, _)| k.clone()).collect();
+            for key in &stale {
+                self.forget(key);
+            }
         }
         self.store(Known {
             agent: agent.to_owned(),
@@ -165,11 +188,25 @@ impl PolicyCache {
     fn insert(&mut self, key: Key, mut slot: Slot) {
         if !self.slots.contains_key(&key) && self.slots.len() >= CAPACITY {
             let oldest = self.slots.iter().min_by_key(|(_, s)| s.used).map(|(k, _)| k.clone());
-            oldest.and_then(|k| self.slots.remove(&k));
+            if let Some(oldest) = oldest {
+                self.forget(&oldest);
+            }
         }
         self.clock += 1;
         slot.used = self.clock;
-        self.slots.insert(key, slot);
+        let policy = |slot: &Slot| slot.known.as_ref().map(|k| (k.policy.clone(), k.fetched));
+        let now = policy(&slot);
+        let known = slot.known.clone();
+        let before = self.slots.insert(key.clone(), slot).as_ref().and_then(policy);
+        if now.is_some() && now != before {
+            self.changes.push(Change { agent: key.0, conversation: key.1, known });
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if self.slots.remove(key).is_some_and(|slot| slot.known.is_some()) {
+            self.changes.push(Change { agent: key.0.clone(), conversation: key.1.clone(), known: None });
+        }
     }
 }
 
@@ -184,50 +221,64 @@ fn in_place(policy: Policy, conversation: Option<&str>) -> Policy {
     }
 }
 
-/// A [`PolicyCache`] that many threads share, together with the source that fills it.
-#[derive(Debug)]
-pub struct PolicyResolver<S> {
-    source: S,
+/// A [`PolicyCache`] that many threads share, and how it is filled.
+#[derive(Debug, Default)]
+pub struct Policies {
     cache: Mutex<PolicyCache>,
 }
 
-impl<S: PolicySource> PolicyResolver<S> {
+impl Policies {
     /// Starts with what is known.
-    pub fn new(source: S, cache: PolicyCache) -> Self {
-        Self { source, cache: Mutex::new(cache) }
+    pub fn new(cache: PolicyCache) -> Self {
+        Self { cache: Mutex::new(cache) }
     }
 
-    /// What is known, for changing or writing it. Held only for the moment; never while the source is asked.
+    /// What is known, for changing or writing it. Held only for the moment; never while a source is asked.
     pub fn cache(&self) -> MutexGuard<'_, PolicyCache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The policy that holds for the agent in the conversation, if that can be told without asking: it is current,
+    /// or asking has failed a moment ago.
+    pub fn at_hand(&self, per_conversation: bool, agent: &str, conversation: &str, now: i64) -> Option<Policy> {
+        let mut cache = self.cache();
+        if let Some(policy) = cache.current(agent, Some(conversation), now) {
+            return Some(policy);
+        }
+        let scope = per_conversation.then_some(conversation);
+        if scope.is_none()
+            && let Some(policy) = cache.current(agent, None, now)
+        {
+            return Some(policy.in_conversation(conversation));
+        }
+        if cache.may_ask(agent, scope, now) {
+            return None;
+        }
+        Some(cache.last_known(agent, Some(conversation)).unwrap_or_default().in_conversation(conversation))
+    }
+
     /// The policy that holds for the agent in the conversation. May ask the source, which takes as long as it
     /// takes; two threads that ask at once about the same conversation both get an answer.
-    pub fn resolve(&self, agent: &str, conversation: &str, now: i64) -> Policy {
-        if let Some(policy) = self.cache().current(agent, Some(conversation), now) {
+    pub fn resolve(&self, source: &dyn PolicySource, agent: &str, conversation: &str, now: i64) -> Policy {
+        let per_conversation = source.per_conversation();
+        if let Some(policy) = self.at_hand(per_conversation, agent, conversation, now) {
             return policy;
         }
-        let scope = self.source.per_conversation().then_some(conversation);
-        if scope.is_none()
-            && let Some(policy) = self.cache().current(agent, None, now)
-        {
-            return policy.in_conversation(conversation);
-        }
-        if self.cache().may_ask(agent, scope, now) {
-            match self.source.fetch(agent, scope) {
-                Ok(policy) => {
-                    let policy = policy.unwrap_or_default();
-                    self.cache().answered(agent, scope, policy.clone(), now);
-                    return policy.in_conversation(conversation);
-                }
-                Err(why) => {
-                    log::warn!("policy.unknown agent={agent} conversation={conversation} error={why}");
-                    self.cache().failed(agent, scope, now);
-                }
+        let scope = per_conversation.then_some(conversation);
+        match source.fetch(agent, scope) {
+            Ok(policy) => {
+                let policy = policy.unwrap_or_default();
+                self.cache().answered(agent, scope, policy.clone(), now);
+                policy.in_conversation(conversation)
+            }
+            Err(why) => {
+                let why = crate::redact::text(&why);
+                log::warn!("policy.unknown agent={agent} conversation={conversation} error={why:?}");
+                let mut cache = self.cache();
+                cache.failed(agent, scope, now);
+                cache.last_known(agent, Some(conversation)).unwrap_or_default().in_conversation(conversation)
             }
         }
-        self.cache().last_known(agent, Some(conversation)).unwrap_or_default().in_conversation(conversation)
     }
 }
 
@@ -258,9 +309,25 @@ mod tests {
         Policy { mode, ..Policy::default() }
     }
 
-    fn resolver(answer: Result<Option<Policy>, String>, per_conversation: bool) -> PolicyResolver<Far> {
-        let far = Far { answer: Mutex::new(answer), asked: AtomicUsize::new(0), per_conversation };
-        PolicyResolver::new(far, PolicyCache::default())
+    /// Policies and where they come from.
+    struct Resolver {
+        source: Far,
+        policies: Policies,
+    }
+
+    impl Resolver {
+        fn resolve(&self, agent: &str, conversation: &str, now: i64) -> Policy {
+            self.policies.resolve(&self.source, agent, conversation, now)
+        }
+
+        fn cache(&self) -> MutexGuard<'_, PolicyCache> {
+            self.policies.cache()
+        }
+    }
+
+    fn resolver(answer: Result<Option<Policy>, String>, per_conversation: bool) -> Resolver {
+        let source = Far { answer: Mutex::new(answer), asked: AtomicUsize::new(0), per_conversation };
+        Resolver { source, policies: Policies::default() }
     }
 
     #[test]
@@ -270,9 +337,9 @@ mod tests {
         *resolver.source.answer.lock().unwrap() = Err("down".into());
         assert_eq!(resolver.resolve("a", "rm_1", FRESH_MS).mode, Mode::Muted);
         // And not after a restart during the outage either.
-        let far = Far { answer: Mutex::new(Err("down".into())), asked: AtomicUsize::new(0), per_conversation: true };
         let state = serde_json::to_string(&resolver.cache().state()).unwrap();
-        let again = PolicyResolver::new(far, PolicyCache::from_state(serde_json::from_str(&state).unwrap()));
+        let cache = PolicyCache::from_state(serde_json::from_str(&state).unwrap());
+        let again = Resolver { policies: Policies::new(cache), ..self::resolver(Err("down".into()), true) };
         assert_eq!(again.resolve("a", "rm_1", 10 * FRESH_MS).mode, Mode::Muted);
     }
 
@@ -308,6 +375,19 @@ mod tests {
         resolver.cache().invalidate("a", None);
         *resolver.source.answer.lock().unwrap() = Ok(None);
         assert_eq!(resolver.resolve("a", "rm_1", 1).mode, Mode::Always);
+    }
+
+    #[test]
+    fn only_what_changes_is_written() {
+        let mut cache = PolicyCache::default();
+        cache.answered("a", Some("rm_1"), policy(Mode::Muted), 0);
+        assert_eq!(cache.take_changes().len(), 1);
+        cache.answered("a", Some("rm_1"), policy(Mode::Muted), FRESH_MS);
+        assert_eq!(cache.take_changes(), []);
+        cache.put("a", None, policy(Mode::Always), FRESH_MS);
+        let changes: Vec<_> =
+            cache.take_changes().into_iter().map(|c| (c.conversation, c.known.map(|k| k.policy.mode))).collect();
+        assert_eq!(changes, [(Some("rm_1".into()), None), (None, Some(Mode::Always))]);
     }
 
     #[test]

@@ -105,6 +105,12 @@ impl<T: Clone> Queues<T> {
         self.lanes.values().map(|l| l.waiting.len()).sum()
     }
 
+    /// Numbers of messages that wait, by lane; lanes without any are left out.
+    pub fn waiting_by_key(&self) -> Vec<(String, usize)> {
+        let lanes = self.lanes.iter().filter(|(_, l)| !l.waiting.is_empty());
+        lanes.map(|(key, l)| (key.clone(), l.waiting.len())).collect()
+    }
+
     /// Number of running turns.
     pub fn running(&self) -> usize {
         self.running
@@ -239,13 +245,16 @@ impl<T: Clone> Queues<T> {
         }
     }
 
-    /// Takes every waiting message for which `remove` answers true out of its lane.
-    pub fn remove_waiting(&mut self, mut remove: impl FnMut(&str, &Arrival<T>) -> bool) -> Vec<(String, Arrival<T>)> {
+    /// Takes every waiting message for which `remove` answers true out of its lane. What stays may be changed.
+    pub fn remove_waiting(
+        &mut self,
+        mut remove: impl FnMut(&str, &mut Arrival<T>) -> bool,
+    ) -> Vec<(String, Arrival<T>)> {
         let mut removed = Vec::new();
         for (key, lane) in &mut self.lanes {
             let mut kept = VecDeque::with_capacity(lane.waiting.len());
-            for arrival in lane.waiting.drain(..) {
-                if remove(key, &arrival) {
+            for mut arrival in lane.waiting.drain(..) {
+                if remove(key, &mut arrival) {
                     removed.push((key.clone(), arrival));
                 } else {
                     kept.push_back(arrival);

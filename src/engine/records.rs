@@ -25,6 +25,21 @@ pub(super) fn dropped(core: &Core, message: &Inbound, turn_id: &str, reason: Dro
     write(core, turn_id, message, Body::Dropped { reason, superseded_by: by.map(str::to_owned) });
 }
 
+/// The gate let the agent sleep.
+pub(super) fn attention_skipped(core: &Core, message: &Inbound, turn_id: &str) {
+    write(core, turn_id, message, Body::attention_skipped());
+}
+
+/// The fuse kept agents from answering each other without end.
+pub(super) fn loop_paused(core: &Core, message: &Inbound, turn_id: &str) {
+    write(core, turn_id, message, Body::loop_paused());
+}
+
+/// The message was refused before it could become a turn.
+pub(super) fn refused(core: &Core, message: &Inbound, turn_id: &str, error: &str) {
+    write(core, turn_id, message, Body::turn_error(TurnErrorPhase::Runtime, error, 0, None, None));
+}
+
 /// The runtime is given the turn.
 pub(super) fn dispatched(core: &Core, turn: &Turn, composed: &str) {
     write(core, &turn.id, &turn.message, Body::dispatched(composed, &turn.runtime, turn.merged_from.clone()));

@@ -7,13 +7,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::aside::{self, SetAside};
 use super::core::{Core, Job, Phase};
+use super::intake::{self, Arriving};
 use super::journal::{Entry, EntryState, OutboxItem, Record, Turn};
 use super::outbox::{self, Item};
 use super::ports::{Settled, TurnEvent};
 use super::records::Ended;
-use super::{dead, keys, notice, now_ms, operator, parking};
+use super::{dead, keys, notice, now_ms, operator, park_timer, parking};
 
 /// How much of what waits is taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,17 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
         parking::restore(core);
     }
     found.replies = unsent(core);
+    let mut parked: HashMap<String, Vec<Entry>> = HashMap::new();
+    if how == Recovery::All {
+        for entry in entries.iter().filter(|e| is_parked(e) && e.accepted_at >= oldest) {
+            parked.entry(entry.queue.clone()).or_default().push(entry.clone());
+        }
+    }
+    // First, so that messages which came later end their waits.
+    for (key, entries) in parked {
+        found.requeued += entries.len();
+        park_timer::restore(core, &key, entries);
+    }
     for entry in entries {
         match &entry.state {
             EntryState::Done { why, .. } => {
@@ -74,6 +88,10 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
                     outbox::settle(core, &entry.channel, vec![entry.id], settled);
                 }
             }
+            EntryState::Waiting if waits_for_text(&entry) && entry.accepted_at < oldest => {
+                found.stale += 1;
+                aside::expire(core, &keys::uuid_v4(), &job(core, entry));
+            }
             EntryState::Waiting | EntryState::Running { .. } if is_stale(&entry, oldest) => {
                 found.stale += 1;
                 stale.entry(entry.queue.clone()).or_default().push(entry);
@@ -82,10 +100,11 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
                 found.dormant += 1;
                 core.lock().dormant.insert(entry.queue);
             }
-            EntryState::Waiting if entry.held => {
+            EntryState::Waiting if operator::holds(&entry) => {
                 found.held += 1;
                 take_up(core, entry);
             }
+            EntryState::Waiting if is_parked(&entry) => {}
             EntryState::Waiting | EntryState::Running { .. } => {
                 found.requeued += 1;
                 found.interrupted += usize::from(entry.past.attempts > 0);
@@ -131,29 +150,50 @@ fn is_stale(entry: &Entry, oldest: i64) -> bool {
     entry.accepted_at < oldest && !entry.held && entry.deferred.is_none()
 }
 
-fn take_up(core: &Arc<Core>, entry: Entry) {
-    let message = entry.message;
-    let route = core.route(&message);
-    let mut job = Job {
-        entry: entry.id,
-        route,
-        attempts: entry.past.attempts,
-        interrupted: entry.past.effects,
-        resume: None,
-        message: Arc::clone(&message),
-    };
+/// Whether an entry is one of files without a word, which nobody holds besides.
+fn waits_for_text(entry: &Entry) -> bool {
+    entry.message.media_only && !operator::holds(entry)
+}
+
+/// Whether an entry waits for its time to run again, by its agent's wish.
+fn is_parked(entry: &Entry) -> bool {
+    entry.state == EntryState::Waiting && entry.parked.is_some() && !entry.held
+}
+
+fn job(core: &Core, entry: Entry) -> Job {
+    let mut job = Job::new(entry.id, core.route(&entry.message), entry.message);
+    job.attempts = entry.past.attempts;
+    job.interrupted = entry.past.effects;
     if entry.past.effects {
         let runtime = super::turn::runtime_id(&job);
         job.resume = entry.past.session.filter(|s| s.rt == runtime).map(|s| s.id);
     }
-    let ahead = core.lock().queues.ahead(&entry.queue);
-    core.observe(&TurnEvent::Queued { message: &message, ahead });
-    if entry.held {
-        operator::shelve(core, job, entry.held_why.as_deref() == Some(operator::ASKED));
-    } else if entry.past.effects && entry.deferred.is_none() {
+    job
+}
+
+fn take_up(core: &Arc<Core>, entry: Entry) {
+    let age = Duration::from_millis(now_ms().saturating_sub(entry.accepted_at).max(0).unsigned_abs());
+    let is_held = operator::holds(&entry);
+    let is_asked = entry.held_why.as_deref() == Some(operator::ASKED);
+    let is_kept = waits_for_text(&entry);
+    let was_interrupted = entry.past.effects && entry.deferred.is_none();
+    // What ran before, or waited for its runtime, had passed the gate.
+    let was_admitted = entry.past.attempts > 0 || entry.held || entry.parked.is_some() || entry.deferred.is_some();
+    let key = entry.queue.clone();
+    let job = job(core, entry);
+    let ahead = core.lock().queues.ahead(&key);
+    core.observe(&TurnEvent::Queued { message: &job.message, ahead });
+    let turn_id = keys::uuid_v4();
+    if is_held {
+        operator::shelve(core, job, is_asked);
+    } else if is_kept {
+        aside::keep(core, turn_id, job, SetAside::Media, age);
+    } else if was_interrupted {
         operator::after_interruption(core, job);
+    } else if was_admitted {
+        intake::submit(core, Arriving::admitted(turn_id, job));
     } else {
-        core.enqueue(keys::uuid_v4(), job);
+        intake::submit(core, Arriving::new(turn_id, job));
     }
 }
 

@@ -1,4 +1,5 @@
-//! Live signs of a turn for its channel: typing, stream blocks, the thinking marker, the end of the stream.
+//! Live signs of a turn for its channel: the reaction on the message that is answered, typing, stream blocks, the
+//! thinking marker, the end of the stream.
 //!
 //! One thread per turn that has any sends them, in order, so that a slow channel never holds up the
 //! runtime. Its queue is bounded at [`MAX_QUEUED`]: beyond that, deltas of text are merged, then `other`
@@ -7,22 +8,17 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::ports::{Capabilities, Channel, StreamBlock};
+use super::ports::{Capabilities, Channel, MessageStatus, StreamBlock};
+use super::typing::{Pings, TypingPace};
+use super::{gate, replying};
 use crate::message::{Block, BlockKind, Inbound, Phase, Status};
 
 /// Blocks that may wait for a slow channel.
 pub const MAX_QUEUED: usize = 256;
-/// Typing is refreshed this often.
-const TYPING_REFRESH: Duration = Duration::from_secs(4);
-/// A ping is left out when the last one of the conversation is younger than this.
-const TYPING_DEBOUNCE: Duration = Duration::from_secs(2);
-/// Conversations whose last ping is remembered.
-const TYPING_KEYS: usize = 1_024;
-
 /// The signs of one turn.
 pub(super) struct Signals {
     inner: Option<Arc<Inner>>,
@@ -31,9 +27,15 @@ pub(super) struct Signals {
 struct Inner {
     channel: Arc<dyn Channel>,
     message: Arc<Inbound>,
+    /// What the message consists of: each has a stream of its own to be ended.
+    parts: Vec<Arc<Inbound>>,
     turn_id: String,
     typing: bool,
     stream: bool,
+    /// The message that gets the reaction.
+    reaction: Option<String>,
+    pings: Arc<Pings>,
+    pace: TypingPace,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -85,32 +87,41 @@ impl Marker {
 }
 
 impl Signals {
-    /// The signs that this message's turn gives; none for a channel without them.
+    /// The signs that this message's turn gives; none for a channel without them. `parts` is what the message was
+    /// merged from.
     pub(super) fn new(
         channel: Option<Arc<dyn Channel>>,
-        capabilities: Capabilities,
         message: &Arc<Inbound>,
+        parts: Vec<Arc<Inbound>>,
         turn_id: &str,
+        pings: &Arc<Pings>,
+        pace: TypingPace,
     ) -> Self {
-        let has_trace = message.trace.is_some();
-        let streamable = message.streamable();
-        let typing = capabilities.typing && has_trace && (streamable || !capabilities.gated);
-        let stream = capabilities.blocks && streamable;
-        let inner = channel.filter(|_| typing || stream).map(|channel| {
-            Arc::new(Inner {
-                channel,
-                message: Arc::clone(message),
-                turn_id: turn_id.to_owned(),
-                typing,
-                stream,
-                state: Mutex::new(State { next_seq: 1, ..State::default() }),
-                changed: Condvar::new(),
-            })
-        });
-        Self { inner }
+        let Some(channel) = channel else { return Self { inner: None } };
+        let capabilities = channel.capabilities();
+        let typing = capabilities.typing && gate::typing_is_shown(capabilities.gated, message);
+        let stream = capabilities.blocks && message.streamable();
+        let reaction = reaction(capabilities, message);
+        if !typing && !stream && reaction.is_none() {
+            return Self { inner: None };
+        }
+        let inner = Inner {
+            channel,
+            message: Arc::clone(message),
+            parts,
+            turn_id: turn_id.to_owned(),
+            typing,
+            stream,
+            reaction,
+            pings: Arc::clone(pings),
+            pace,
+            state: Mutex::new(State { next_seq: 1, ..State::default() }),
+            changed: Condvar::new(),
+        };
+        Self { inner: Some(Arc::new(inner)) }
     }
 
-    /// Before the run: the first typing ping.
+    /// Before the run: the reaction and the first typing ping. Nothing waits for them.
     pub(super) fn begin(&self) {
         let Some(inner) = &self.inner else { return };
         {
@@ -146,7 +157,7 @@ impl Signals {
         match status {
             Status::Typing { phase: Phase::Started } => {
                 // Starts the refresh where there is none; never an extra ping.
-                state.typing |= inner.channel.capabilities().typing;
+                state.typing |= inner.typing;
                 inner.changed.notify_one();
             }
             Status::Thinking { phase, label } if inner.stream => {
@@ -204,7 +215,11 @@ impl Inner {
     }
 
     fn run(&self) {
-        let mut next_ping = Instant::now();
+        self.react(true);
+        if self.typing {
+            self.ping();
+        }
+        let mut next_ping = Instant::now() + self.pace.refresh;
         loop {
             let mut state = self.lock();
             let block = loop {
@@ -217,7 +232,7 @@ impl Inner {
                 if state.typing {
                     let now = Instant::now();
                     if next_ping <= now {
-                        next_ping = now + TYPING_REFRESH;
+                        next_ping = now + self.pace.refresh;
                         drop(state);
                         self.ping();
                         state = self.lock();
@@ -227,7 +242,7 @@ impl Inner {
                     state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
                 } else {
                     state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                    next_ping = Instant::now() + TYPING_REFRESH;
+                    next_ping = Instant::now() + self.pace.refresh;
                 }
             };
             drop(state);
@@ -236,17 +251,33 @@ impl Inner {
                 None => break,
             }
         }
+        self.react(false);
         if self.stream {
-            self.guarded("stream_end", || self.channel.stream_end(&self.message, &self.turn_id));
+            for part in self.parts.iter().filter(|part| part.streamable()) {
+                self.guarded("stream_end", || self.channel.stream_end(part, &self.turn_id));
+            }
         }
+    }
+
+    /// Puts the reaction on, or takes it off.
+    fn react(&self, started: bool) {
+        let Some(message_id) = &self.reaction else { return };
+        let status = MessageStatus {
+            trace_id: self.message.trace.as_ref().map(|t| t.id.clone()),
+            account_id: self.message.account_id.clone(),
+            conversation_id: self.message.conversation.id.clone(),
+            message_id: message_id.clone(),
+            turn_id: self.turn_id.clone(),
+            started,
+        };
+        self.guarded("status", || self.channel.message_status(&status));
     }
 
     fn ping(&self) {
         let key = format!("{}:{}", self.message.account_id, self.message.conversation.id);
-        if recently_pinged(&key) {
-            return;
+        if self.pings.may_ping(&key, self.pace.debounce) {
+            self.guarded("typing", || self.channel.typing(&self.message));
         }
-        self.guarded("typing", || self.channel.typing(&self.message));
     }
 
     fn guarded(&self, what: &str, call: impl FnOnce() -> Result<(), String>) {
@@ -268,20 +299,11 @@ fn shorten(queue: &mut VecDeque<StreamBlock>) {
     }
 }
 
-/// Whether the conversation was pinged a moment ago; if not, it counts as pinged now.
-fn recently_pinged(key: &str) -> bool {
-    static PINGS: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
-    let mut pings = PINGS.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = Instant::now();
-    pings.retain(|(_, at)| now.duration_since(*at) < TYPING_DEBOUNCE);
-    if pings.iter().any(|(k, _)| k == key) {
-        return true;
-    }
-    if pings.len() >= TYPING_KEYS {
-        pings.remove(0);
-    }
-    pings.push((key.to_owned(), now));
-    false
+/// The message that gets a reaction: in shared rooms, when it asks something of the agent.
+fn reaction(capabilities: Capabilities, message: &Inbound) -> Option<String> {
+    let shown =
+        capabilities.message_status && capabilities.gated && !message.is_owner_chat() && replying::is_shown(message);
+    replying::target(message).filter(|_| shown).map(str::to_owned)
 }
 
 #[cfg(test)]

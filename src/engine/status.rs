@@ -1,12 +1,13 @@
 //! What the engine says about itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use super::approvals::PendingApproval;
+use super::breaker::BreakerState;
 use super::core::{Core, Live, Phase};
 use super::journal::{EntryState, JournalHealth, Ledger};
-use super::{now_ms, parking};
+use super::{now_ms, operator, parking};
 
 /// A turn that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,17 @@ pub struct Stalled {
     pub until: i64,
 }
 
+/// A conversation in which something waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WaitingQueue {
+    /// Messages in its lane, or on their way there.
+    pub buffered: usize,
+    /// Messages that are set aside: files without a word, and what waits for a login.
+    pub set_aside: usize,
+    /// When its agent is woken again (Unix milliseconds).
+    pub parked_until: Option<i64>,
+}
+
 /// A picture of one moment.
 #[derive(Clone, Debug)]
 pub struct EngineStatus {
@@ -84,6 +96,10 @@ pub struct EngineStatus {
     pub stalled: Vec<Stalled>,
     /// Age of the oldest waiting message that is neither held nor parked, in milliseconds.
     pub oldest_waiting_ms: Option<u64>,
+    /// Conversations in which something waits, by queue key; sleeping ones excluded.
+    pub queues: BTreeMap<String, WaitingQueue>,
+    /// Runtimes whose login is refused, for the time being.
+    pub breakers: Vec<BreakerState>,
     /// Replies that are not delivered yet.
     pub replies: usize,
     /// Tool calls that wait for permission, oldest first.
@@ -110,7 +126,8 @@ pub(super) fn status(core: &Arc<Core>) -> EngineStatus {
     } else {
         let state = core.lock();
         let waits = state.queues.arrivals().map(|(_, a)| &a.payload);
-        waits.filter(|job| runtimes.contains(&parking::key(job))).map(|job| job.entry.clone()).collect()
+        let waits = waits.filter(|job| runtimes.contains(&parking::key(job)));
+        waits.flat_map(|job| job.entries().map(str::to_owned).collect::<Vec<_>>()).collect()
     };
     let w = core.journal.view(|ledger| Waiting::of(ledger, &parked));
     let age = |at: i64| now.saturating_sub(at).max(0) as u64;
@@ -124,6 +141,8 @@ pub(super) fn status(core: &Arc<Core>) -> EngineStatus {
         channels: channels(core, &w, age),
         stalled,
         oldest_waiting_ms: w.oldest.values().min().map(|at| age(*at)),
+        queues: queues(core),
+        breakers: core.breakers().open(now),
         replies: core.outbox.len(),
         approvals: core.approvals.list(),
         journal: core.journal.health(),
@@ -168,7 +187,7 @@ impl Waiting {
         for entry in ledger.entries().filter(|e| e.state == EntryState::Waiting) {
             found.count += 1;
             queues.insert(entry.queue.as_str());
-            found.held += usize::from(entry.held);
+            found.held += usize::from(operator::holds(entry));
             let patient = entry.held || entry.parked.is_some() || parked.contains(&entry.id);
             if !patient {
                 let oldest = found.oldest.entry(entry.channel.clone()).or_insert(entry.accepted_at);
@@ -200,4 +219,22 @@ fn channels(core: &Core, waiting: &Waiting, age: impl Fn(i64) -> u64) -> Vec<Cha
         .collect();
     pulses.sort_by(|a, b| a.id.cmp(&b.id));
     pulses
+}
+
+fn queues(core: &Core) -> BTreeMap<String, WaitingQueue> {
+    let mut queues: BTreeMap<String, WaitingQueue> = BTreeMap::new();
+    let (buffered, parked) = {
+        let state = core.lock();
+        (state.queues.waiting_by_key(), state.parks.until())
+    };
+    for (key, count) in buffered.into_iter().chain(core.intake.counts()) {
+        queues.entry(key).or_default().buffered += count;
+    }
+    for (key, until) in parked {
+        queues.entry(key).or_default().parked_until = Some(until);
+    }
+    for (key, count) in core.asides.counts() {
+        queues.entry(key).or_default().set_aside = count;
+    }
+    queues
 }

@@ -11,9 +11,9 @@ use super::cancel::{CancelReason, CancelToken};
 use super::conclude;
 use super::core::{Core, Job, Live};
 use super::journal::Record;
-use super::merge;
 use super::outcome::Run;
 use super::ports::{Channel, Frame, FreshStart, PromptFacts, ResumedSession, RunRequest, Runtime, Thrown, TurnEvent};
+use super::prepare;
 use super::queue::Start;
 use super::records;
 use super::route::Route;
@@ -21,7 +21,7 @@ use super::sessions::{SessionChange, SessionEntry};
 use super::signals::Signals;
 use super::sink::TurnSink;
 use super::timer::TimerId;
-use super::transcript::{BlockSummary, DropReason};
+use super::transcript::BlockSummary;
 use crate::message::{Budget, Inbound, TrustLevel};
 use crate::redact;
 use crate::text::{clip, trim};
@@ -30,8 +30,6 @@ use crate::text::{clip, trim};
 const TRANSIENT_WAIT: Duration = Duration::from_secs(1);
 /// Runtimes that know a session only in the directory it was made in.
 const TIED_TO_DIRECTORY: [&str; 3] = ["claude-code", "gemini", "kimi-cli"];
-/// Messages of one lane that a turn shows to the agent.
-pub const MAX_BATCH: usize = 40;
 /// Block summaries kept for the transcript's `outbound` record.
 const MAX_SUMMARIES: usize = 256;
 
@@ -51,6 +49,8 @@ pub(super) struct Turn {
     pub(super) channel: Option<Arc<dyn Channel>>,
     /// Whether text of the turn reaches the room.
     pub(super) deliverable: bool,
+    /// Where the agent leaves its wish to be woken again, where it may have one.
+    pub(super) wait_file: Option<PathBuf>,
     pub(super) limit: Duration,
     pub(super) budget: Budget,
     pub(super) token: CancelToken,
@@ -83,6 +83,10 @@ pub(super) struct Progress {
     pub(super) open_tools: u64,
     /// Version of the working memory that the prompt was made with.
     pub(super) memory_version: Option<String>,
+    /// When the turn knew its runtime.
+    pub(super) ready: Option<Instant>,
+    /// The runtime was called.
+    pub(super) ran: bool,
 }
 
 impl Progress {
@@ -105,13 +109,7 @@ impl Turn {
 
     /// The channel's ids of everything it answers, without repeats.
     pub(super) fn message_ids(&self) -> Vec<String> {
-        let mut ids = Vec::new();
-        for id in self.jobs.iter().flat_map(|j| j.message.ids().into_iter().chain([j.message.id.clone()])) {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        ids
+        message_ids(&self.jobs)
     }
 
     /// How long ago the last sign of life was; `None` while a tool runs, which may be silent for its own reasons.
@@ -151,6 +149,17 @@ impl Turn {
     }
 }
 
+/// The channel's ids of messages, without repeats.
+pub(super) fn message_ids<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<String> {
+    let mut ids = Vec::new();
+    for id in jobs.into_iter().flat_map(|j| j.message.ids().into_iter().chain([j.message.id.clone()])) {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids
+}
+
 /// The runtime that a job's turn uses.
 pub(super) fn runtime_id(job: &Job) -> &str {
     job.message.overrides.as_ref().and_then(|o| o.runtime.as_deref()).unwrap_or(&job.route.runtime)
@@ -163,7 +172,7 @@ pub(super) fn working_directory(job: &Job) -> &Path {
 
 /// Runs a turn to its end; returns whether this thread concluded it (and so freed the lane).
 pub(super) fn run(core: &Arc<Core>, start: Start<Job>, live: &Live) -> bool {
-    let Some(turn) = prepare(core, start, live) else { return false };
+    let Some(turn) = prepare::prepare(core, start, live) else { return false };
     let turn = Arc::new(turn);
     *live.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&turn));
     if turn.attempt > core.settings.max_attempts {
@@ -208,60 +217,6 @@ fn watch(core: &Arc<Core>, turn: &Arc<Turn>) {
     turn.progress().watch = Some(timer);
 }
 
-/// Everything that does not depend on a session or a runtime.
-fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Option<Turn> {
-    let Start { key, turn_id, arrivals } = start;
-    let mut merged_from: Vec<String> = arrivals.iter().map(|a| a.turn_id.clone()).collect();
-    merged_from.pop();
-    let jobs: Vec<Job> = arrivals.into_iter().map(|a| a.payload).collect();
-    let last = jobs.last()?;
-    // Nothing that was accepted is dropped, but a prompt has an end: older messages are counted, not shown.
-    let omitted = jobs.len().saturating_sub(MAX_BATCH);
-    let message = match &jobs[omitted..] {
-        [job] => Arc::clone(&job.message),
-        shown => {
-            let mut message = merge::merge(shown.iter().map(|j| j.message.as_ref().clone()).collect())?.message;
-            message.omitted += omitted;
-            Arc::new(message)
-        }
-    };
-    for (at, (job, id)) in jobs.iter().zip(&merged_from).enumerate() {
-        let (reason, superseded_by) = if at < omitted {
-            (DropReason::QueueOverflow, None)
-        } else {
-            (DropReason::BatchMerged, Some(turn_id.as_str()))
-        };
-        records::dropped(core, &job.message, id, reason, superseded_by);
-    }
-    let channel = core.channel(&message.channel);
-    let capabilities = channel.as_ref().map(|c| c.capabilities()).unwrap_or_default();
-    let budget = message.cloud_run.as_ref().map(|run| run.budget).unwrap_or_default();
-    let own = message.overrides.as_ref().and_then(|o| o.timeout_ms).map(Duration::from_millis);
-    let wall = budget.max_wall_time_ms.map(Duration::from_millis);
-    let limit = [own, wall].into_iter().flatten().fold(core.settings.turn_limit, Duration::min);
-    let signals = Signals::new(channel.clone(), capabilities, &message, &turn_id);
-    Some(Turn {
-        key,
-        runtime: runtime_id(last).to_owned(),
-        cwd: working_directory(last).to_owned(),
-        route: Arc::clone(&last.route),
-        attempt: jobs.iter().map(|j| j.attempts).max().unwrap_or(0) + 1,
-        deliverable: !capabilities.gated || message.is_owner_chat(),
-        id: turn_id,
-        merged_from,
-        jobs,
-        message,
-        channel,
-        limit,
-        budget,
-        token: live.token.clone(),
-        began: live.began,
-        signals,
-        progress: Mutex::default(),
-        concluded: AtomicBool::new(false),
-    })
-}
-
 /// Runs the runtime, once or twice. `None` when the journal could not take the start: nothing was run.
 fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
     let started = core.journal.append(Record::Started {
@@ -279,10 +234,11 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         attempt: turn.attempt,
     });
     log::info!(
-        "turn.start queue={} turn={} runtime={} attempt={} merged={} text={:?}",
+        "turn.start queue={} turn={} runtime={} cwd={} attempt={} merged={} text={:?}",
         turn.key,
         turn.id,
         turn.runtime,
+        turn.cwd.display(),
         turn.attempt,
         turn.jobs.len(),
         redact::preview(&composed)
@@ -295,7 +251,11 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         Ok(runtime) => runtime,
         Err(message) => return Some(Run::Threw(Thrown::new(message))),
     };
-    turn.progress().runtime = Some(runtime.id().to_owned());
+    {
+        let mut progress = turn.progress();
+        progress.runtime = Some(runtime.id().to_owned());
+        progress.ready = Some(Instant::now());
+    }
     let (entry, text) = opening(core, turn, &composed);
     if let Err(e) = started.wait() {
         log::error!("turn.not_started queue={} turn={} error={e}", turn.key, turn.id);
@@ -316,7 +276,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         session: None,
         cwd: turn.cwd.clone(),
         hub_url: None,
-        wait_file: None,
+        wait_file: turn.wait_file.clone(),
         extra_args: turn.route.extra_args.clone(),
         trust: turn.trust(),
         from_owner: turn.message.is_owner_chat(),
@@ -392,6 +352,7 @@ fn opening(core: &Arc<Core>, turn: &Turn, composed: &str) -> (Option<SessionEntr
                 let known = entry.memory_version.as_deref();
                 let text = match memory.as_deref() {
                     Some(new) if known != Some(new) => {
+                        log::info!("turn.memory_notice queue={} turn={}", turn.key, turn.id);
                         core.prompts.framed(composed, Frame::MemoryChanged { old: known, new })
                     }
                     _ => composed.to_owned(),
@@ -486,6 +447,7 @@ fn run_once(
         progress.active = entry.cloned();
         progress.announced = None;
         progress.open_tools = 0;
+        progress.ran = true;
     }
     let mut sink = TurnSink::new(Arc::clone(core), Arc::clone(turn), composed);
     match runtime.run(request, &turn.token, &mut sink) {

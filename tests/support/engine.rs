@@ -7,14 +7,17 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bellhop::engine::cancel::CancelToken;
+use bellhop::engine::gate::Policy;
 use bellhop::engine::journal::{Journal, JournalOptions};
+use bellhop::engine::policy::PolicySource;
 use bellhop::engine::ports::{
     Capabilities, Channel, Delivery, Frame, FreshStart, MessageStatus, PromptBuilder, PromptFacts, RecentMessage,
     ResumedSession, RoomContext, RunRequest, RunResult, RunSink, Runtime, Runtimes, Settled, StreamBlock, SystemRule,
-    Thrown, TurnEvent, TurnObserver, TurnReport,
+    Thrown, TurnDone, TurnEvent, TurnHook, TurnObserver, TurnReport,
 };
 use bellhop::engine::route::{Route, Routes};
 use bellhop::engine::sessions::SessionStore;
+use bellhop::engine::settle::Settlement;
 use bellhop::engine::transcript::Writer;
 use bellhop::engine::{Acceptance, Engine, Parts, Recovered, Recovery, Settings, now_ms};
 use bellhop::message::{
@@ -100,6 +103,12 @@ pub struct FakeChannel {
     /// What the next attempts to send answer; `Delivered` once it is empty.
     pub deliveries: Mutex<Vec<Delivery>>,
     pub recent: Mutex<Option<Vec<RecentMessage>>>,
+    /// Where policies come from; without it every message wakes the agent.
+    pub policies: Option<FakePolicies>,
+    pub display_name: Option<String>,
+    /// What asking to show typing answers.
+    pub typing_fails: bool,
+    pub room: Option<RoomContext>,
     /// Everything in order, as words.
     pub waited_at: bool,
     pub order: Arc<Log<String>>,
@@ -120,6 +129,10 @@ impl FakeChannel {
             deliveries: Mutex::default(),
             recent: Mutex::new(Some(Vec::new())),
             waited_at: false,
+            policies: None,
+            display_name: None,
+            typing_fails: false,
+            room: None,
             order: Arc::default(),
         }
     }
@@ -172,7 +185,7 @@ impl Channel for FakeChannel {
     fn typing(&self, message: &Inbound) -> Result<(), String> {
         self.order.push("typing".into());
         self.typing.push(message.id.clone());
-        Ok(())
+        if self.typing_fails { Err("typing is broken".into()) } else { Ok(()) }
     }
 
     fn block(&self, block: &StreamBlock) -> Result<(), String> {
@@ -195,12 +208,80 @@ impl Channel for FakeChannel {
         self.settled.push(settled.clone());
     }
 
+    fn policies(&self) -> Option<&dyn PolicySource> {
+        self.policies.as_ref().map(|p| p as &dyn PolicySource)
+    }
+
+    fn display_name(&self, _: &str) -> Option<String> {
+        self.display_name.clone()
+    }
+
     fn room_context(&self, _: &Inbound) -> Option<RoomContext> {
-        None
+        self.room.clone()
     }
 
     fn recent_messages(&self, _: &Inbound) -> Option<Vec<RecentMessage>> {
         self.recent.lock().unwrap().clone()
+    }
+}
+
+type Answer = dyn Fn(&str) -> Result<Option<Policy>, String> + Send + Sync;
+
+/// Policies as a test wants them: the answer for a conversation.
+pub struct FakePolicies {
+    pub answer: Box<Answer>,
+    pub asked: Arc<Log<String>>,
+}
+
+impl FakePolicies {
+    pub fn new(answer: impl Fn(&str) -> Result<Option<Policy>, String> + Send + Sync + 'static) -> Self {
+        Self { answer: Box::new(answer), asked: Arc::default() }
+    }
+
+    /// The same for every conversation.
+    pub fn always(policy: Policy) -> Self {
+        Self::new(move |_| Ok(Some(policy.clone())))
+    }
+}
+
+impl PolicySource for FakePolicies {
+    fn fetch(&self, _: &str, conversation: Option<&str>) -> Result<Option<Policy>, String> {
+        let conversation = conversation.unwrap_or_default();
+        self.asked.push(conversation.to_owned());
+        (self.answer)(conversation)
+    }
+
+    fn per_conversation(&self) -> bool {
+        true
+    }
+}
+
+/// A turn that a hook was told of.
+#[derive(Clone, Debug)]
+pub struct Hooked {
+    pub message: String,
+    pub text: Option<String>,
+    pub thrown: Option<String>,
+}
+
+/// Records what hooks are told.
+#[derive(Default)]
+pub struct Hooks {
+    pub done: Log<Hooked>,
+    pub settlements: Log<Settlement>,
+}
+
+impl TurnHook for Hooks {
+    fn turn_complete(&self, done: &TurnDone<'_>) {
+        self.done.push(Hooked {
+            message: done.message.id.clone(),
+            text: done.result.map(|r| r.text.clone()),
+            thrown: done.thrown.map(|t| t.message.clone()),
+        });
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.settlements.push(settlement.clone());
     }
 }
 
@@ -259,12 +340,17 @@ impl Runtimes for OneRuntime {
 
 type Compose = dyn Fn(&Inbound) -> Result<String, String> + Send + Sync;
 
+type RulesOf = dyn Fn(&Inbound) -> Vec<SystemRule> + Send + Sync;
+
 /// Prompts that tests can read.
 pub struct FakePrompts {
     pub compose: Box<Compose>,
     pub context: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub memory: Mutex<Option<String>>,
+    pub rules: Box<RulesOf>,
     pub composed: Log<Inbound>,
+    /// Messages that a system context was made for.
+    pub contexts: Log<Inbound>,
 }
 
 impl Default for FakePrompts {
@@ -273,7 +359,9 @@ impl Default for FakePrompts {
             compose: Box::new(|m| Ok(m.text.trim().to_owned())),
             context: Box::new(|| None),
             memory: Mutex::default(),
+            rules: Box::new(|_| Vec::new()),
             composed: Log::default(),
+            contexts: Log::default(),
         }
     }
 }
@@ -284,12 +372,13 @@ impl PromptBuilder for FakePrompts {
         (self.compose)(message)
     }
 
-    fn system_context(&self, _: &Inbound, _: PromptFacts<'_>) -> Option<String> {
+    fn system_context(&self, message: &Inbound, _: PromptFacts<'_>) -> Option<String> {
+        self.contexts.push(message.clone());
         (self.context)()
     }
 
-    fn system_rules(&self, _: &Inbound) -> Vec<SystemRule> {
-        Vec::new()
+    fn system_rules(&self, message: &Inbound) -> Vec<SystemRule> {
+        (self.rules)(message)
     }
 
     fn framed(&self, user_turn: &str, frame: Frame<'_>) -> String {
@@ -316,14 +405,13 @@ impl PromptBuilder for FakePrompts {
 
 /// Records reports.
 #[derive(Default)]
-#[allow(clippy::struct_field_names)]
-pub struct Reports {
+pub struct Watcher {
     pub reports: Log<TurnReport>,
     pub queued: Log<(String, usize)>,
     pub order: Arc<Log<String>>,
 }
 
-impl TurnObserver for Reports {
+impl TurnObserver for Watcher {
     fn event(&self, event: &TurnEvent<'_>) {
         match event {
             TurnEvent::Queued { message, ahead } => {
@@ -373,7 +461,8 @@ pub struct Harness {
     pub channel: Arc<FakeChannel>,
     pub runtime: Arc<Scripted>,
     pub prompts: Arc<FakePrompts>,
-    pub reports: Arc<Reports>,
+    pub reports: Arc<Watcher>,
+    pub hooks: Arc<Hooks>,
     pub order: Arc<Log<String>>,
     pub recovered: Recovered,
     pub dir: Arc<TempDir>,
@@ -409,7 +498,7 @@ impl Harness {
             order: Arc::clone(&order),
         });
         let prompts = Arc::new(build.prompts);
-        let reports = Arc::new(Reports { order: Arc::clone(&order), ..Reports::default() });
+        let reports = Arc::new(Watcher { order: Arc::clone(&order), ..Watcher::default() });
         let opened = Journal::open(&dir.0.join("journal"), Arc::clone(&build.disk), JournalOptions::default()).unwrap();
         let (sessions, _) =
             SessionStore::load(&dir.0.join("sessions.json"), Arc::clone(&build.disk), now_ms()).unwrap();
@@ -428,8 +517,10 @@ impl Harness {
             settings: build.settings,
         })
         .unwrap();
+        let hooks: Arc<Hooks> = Arc::default();
+        engine.add_hook(Arc::clone(&hooks) as Arc<dyn TurnHook>);
         let recovered = engine.recover(build.recovery);
-        Self { engine, channel, runtime, prompts, reports, order, recovered, dir }
+        Self { engine, channel, runtime, prompts, reports, hooks, order, recovered, dir }
     }
 
     pub fn accept(&self, message: Inbound) -> Acceptance {

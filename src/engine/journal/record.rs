@@ -131,7 +131,8 @@ pub enum Record {
     Hold {
         /// Entry id.
         e: String,
-        /// `asked`: the room was asked whether to go on. Absent: a person or a route wanted it.
+        /// `asked`: the room was asked whether to go on. `media`: it has no text to answer. `login`: the login of
+        /// its runtime is refused. Absent: a person or a route wanted it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<String>,
     },

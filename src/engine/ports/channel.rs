@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::policy::PolicySource;
 use crate::message::{BlockKind, Inbound, Outbound};
 
 /// What a channel can do beyond sending.
@@ -177,6 +178,17 @@ pub trait Channel: Send + Sync {
     /// The messages are terminal and the journal says so durably: acknowledge them upstream.
     fn settled(&self, settled: &Settled) {
         let _ = settled;
+    }
+
+    /// Where the policies of attention come from. A channel without them wakes the agent on every message.
+    fn policies(&self) -> Option<&dyn PolicySource> {
+        None
+    }
+
+    /// What people call an agent of this channel, for finding out whether a text addresses it.
+    fn display_name(&self, agent: &str) -> Option<String> {
+        let _ = agent;
+        None
     }
 
     /// What is known about the room, for the prompt.

@@ -1,14 +1,19 @@
-//! The four doors of the engine: [`Channel`], [`Runtime`], [`PromptBuilder`], [`TurnObserver`].
+//! The doors of the engine: [`Channel`], [`Runtime`], [`PromptBuilder`], [`TurnObserver`], and for those who account
+//! for turns [`TurnHook`].
 //!
 //! The engine declares these traits and calls them; the adapters under `channel`, `runtime`, `prompt`
 //! and `serve` implement them and know nothing of each other.
 
 mod channel;
+mod hook;
+mod lifecycle;
 mod observer;
 mod prompt;
 mod runtime;
 
 pub use channel::*;
+pub use hook::*;
+pub use lifecycle::*;
 pub use observer::*;
 pub use prompt::*;
 pub use runtime::*;

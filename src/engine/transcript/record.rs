@@ -87,6 +87,11 @@ pub enum Body {
         /// `attention_gate_false`.
         reason: &'static str,
     },
+    /// Agents answered each other without end: the message is not answered. See [`Body::loop_paused`].
+    LoopPaused {
+        /// `too_many_agent_turns`.
+        reason: &'static str,
+    },
     /// The user turn could not be composed. See [`Body::compose_failed`].
     ComposeFailed {
         /// Why.
@@ -213,6 +218,11 @@ impl Body {
         Self::AttentionSkipped { reason: "attention_gate_false" }
     }
 
+    /// Agents answered each other without end.
+    pub fn loop_paused() -> Self {
+        Self::LoopPaused { reason: "too_many_agent_turns" }
+    }
+
     /// The user turn could not be composed; the raw text is used.
     pub fn compose_failed(error: &str) -> Self {
         Self::ComposeFailed { error: redact::text_head(error, TEXT_LIMIT).0, fallback: "raw_text" }
@@ -286,6 +296,7 @@ impl Body {
         match self {
             Self::Inbound { .. } => "inbound",
             Self::AttentionSkipped { .. } => "attention_skipped",
+            Self::LoopPaused { .. } => "loop_paused",
             Self::ComposeFailed { .. } => "compose_failed",
             Self::Dropped { .. } => "dropped",
             Self::Dispatched { .. } => "dispatched",
@@ -348,6 +359,8 @@ pub enum DropReason {
     QueueCancelPrevious,
     /// Its queue was full.
     QueueOverflow,
+    /// It waited a day for a text to go with, and none came.
+    DeferredExpired,
 }
 
 /// What became of a reply.

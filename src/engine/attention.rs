@@ -1,0 +1,91 @@
+//! What the gate and the fuse remember, on its way to the journal: one note for each conversation, written when it
+//! changes, so that neither an outage nor a restart makes an agent forget that it is muted or paused.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::fuse::{Cause, Fuse, Verdict};
+use super::gate::Policy;
+use super::journal::{Journal, Record};
+use super::now_ms;
+use super::policy::{Known, PolicyCache};
+
+/// Prefixes of the notes' keys.
+const POLICY: &str = "policy:";
+const FUSE: &str = "fuse:";
+
+/// The policies that the journal knows. They count as outdated: each is asked for again when it is needed.
+pub(super) fn known_policies(journal: &Journal) -> PolicyCache {
+    let notes =
+        notes(journal, POLICY).into_iter().filter_map(|(key, value)| match serde_json::from_value::<Known>(value) {
+            Ok(known) => Some(Known { fresh_until: i64::MIN, ..known }),
+            Err(e) => {
+                log::warn!("policy.note_unreadable key={key} error={e}");
+                None
+            }
+        });
+    PolicyCache::from_state(notes.collect())
+}
+
+/// The fuse as the journal knows it.
+pub(super) fn known_fuse(journal: &Journal) -> Fuse {
+    let mut fuse = Fuse::default();
+    for (key, value) in notes(journal, FUSE) {
+        if !fuse.restore(&key, value) {
+            log::warn!("fuse.note_unreadable key={key}");
+        }
+    }
+    fuse
+}
+
+fn notes(journal: &Journal, prefix: &str) -> Vec<(String, serde_json::Value)> {
+    journal.view(|ledger| {
+        ledger.notes(prefix).map(|(key, note)| (key[prefix.len()..].to_owned(), note.value.clone())).collect()
+    })
+}
+
+/// Writes down what has become different.
+pub(super) fn write_policies(core: &Core) {
+    for change in core.policies.cache().take_changes() {
+        // No id of an agent holds a line break, so the two parts cannot be mistaken for others.
+        let key = match &change.conversation {
+            Some(conversation) => format!("{POLICY}{}\n{conversation}", change.agent),
+            None => format!("{POLICY}{}", change.agent),
+        };
+        let record = match change.known.map(serde_json::to_value) {
+            Some(Ok(value)) => Record::Note { key, value },
+            Some(Err(e)) => {
+                log::error!("policy.unwritable agent={} error={e}", change.agent);
+                continue;
+            }
+            None => Record::Forget { key },
+        };
+        drop(core.journal.append(record));
+    }
+}
+
+/// A policy was announced, or has changed in a way that is not told.
+pub(super) fn set_policy(core: &Arc<Core>, agent: &str, conversation: Option<&str>, policy: Option<Policy>) {
+    match policy {
+        Some(policy) => core.policies.cache().put(agent, conversation, policy, now_ms()),
+        None => core.policies.cache().invalidate(agent, conversation),
+    }
+    write_policies(core);
+}
+
+/// Asks the fuse about one more turn and writes down what it counted.
+pub(super) fn admit(core: &Core, key: &str, cause: Cause) -> Verdict {
+    let mut fuse = core.fuse();
+    let before = fuse.state(key);
+    let gone = if cause == Cause::Agent { fuse.next_to_go(key).map(str::to_owned) } else { None };
+    let verdict = fuse.admit(key, cause, &core.settings.fuse, now_ms());
+    let after = fuse.state(key);
+    // Appended under the lock, so that the last note is that of the last count.
+    for key in gone.into_iter().chain((before.is_some() && after.is_none()).then(|| key.to_owned())) {
+        drop(core.journal.append(Record::Forget { key: format!("{FUSE}{key}") }));
+    }
+    if let Some(value) = after.filter(|after| before.as_ref() != Some(after)) {
+        drop(core.journal.append(Record::Note { key: format!("{FUSE}{key}"), value }));
+    }
+    verdict
+}
