@@ -103,9 +103,20 @@ impl Case {
     }
 
     fn play(&self, steps: &[Step]) -> (RunResult, Recorder, Vec<Value>, String) {
-        let name = if self.folder == "hermes-agent" { self.folder } else { "recorded" };
-        let agent = FakeAgent::new(name);
-        agent.plays(steps, &self.stderr, self.meta["exit_code"].as_i64().unwrap());
+        let agent = self.agent();
+        agent.plays(steps, &self.stderr, self.exit_code());
+        self.run(&agent)
+    }
+
+    fn agent(&self) -> FakeAgent {
+        FakeAgent::new(if self.folder == "hermes-agent" { self.folder } else { "recorded" })
+    }
+
+    fn exit_code(&self) -> i64 {
+        self.meta["exit_code"].as_i64().unwrap()
+    }
+
+    fn run(&self, agent: &FakeAgent) -> (RunResult, Recorder, Vec<Value>, String) {
         let mut request = agent.request("hello");
         request.session = self.meta["resume"].as_str().map(|id| ResumedSession {
             id: id.into(),
@@ -271,6 +282,94 @@ fn recordings_with_noise_come_to_the_same() {
             let plain = essence(case.play(&case.steps).0);
             let disturbed = essence(case.play(&noisy).0);
             assert_eq!(disturbed, plain, "{folder}/{}", case.name);
+        }
+    }
+}
+
+/// Numbers that are the same for the same seed: splitmix64.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end.max(1) as u64).unwrap()
+    }
+
+    /// A line that means nothing to the client. `near` is one that does.
+    fn noise(&mut self, near: &str) -> String {
+        match self.below(6) {
+            0 => NOISE[self.below(NOISE.len())].to_owned(),
+            1 => {
+                // The beginning of an object is none, wherever it ends.
+                let end = (0..=self.below(near.len())).rev().find(|at| near.is_char_boundary(*at)).unwrap_or(0);
+                near[..end].to_owned()
+            }
+            2 => {
+                let method = format!("_{:x}/\u{e9}\u{1f600}", self.next());
+                json!({"jsonrpc": "2.0", "method": method, "params": {"n": self.next()}}).to_string()
+            }
+            3 => {
+                let kind = format!("kind_{:x}", self.next());
+                let params = json!({"update": {"sessionUpdate": kind, "content": {"type": "text", "text": "no"}}});
+                json!({"jsonrpc": "2.0", "method": "session/update", "params": params}).to_string()
+            }
+            4 => "\u{2592}".repeat(self.below(40_000)),
+            _ => (0..self.below(80)).map(|_| char::from(b' ' + self.below(95) as u8)).collect::<String>() + "}",
+        }
+    }
+
+    /// Any division of these bytes: within a line, within a character, several lines at once.
+    fn cut(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut ends: Vec<usize> = (0..self.below(12)).map(|_| self.below(bytes.len())).collect();
+        ends.push(bytes.len());
+        ends.sort_unstable();
+        ends.dedup();
+        let mut from = 0;
+        let mut pieces = Vec::new();
+        for end in ends {
+            pieces.push(bytes[from..end].to_vec());
+            from = end;
+        }
+        pieces.retain(|piece| !piece.is_empty());
+        pieces
+    }
+}
+
+/// However the agent's words are divided and whatever else it says in between, the turn ends the same.
+/// `BELLHOP_TEST_SEED` repeats a failure, or tries another one.
+#[test]
+fn recordings_in_any_pieces_come_to_the_same() {
+    let seed = std::env::var("BELLHOP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_250_711);
+    println!("BELLHOP_TEST_SEED={seed}");
+    let mut numbers = Numbers(seed);
+    for folder in ["hermes-agent", "acp-claude", "acp-gemini", "acp-kimi"] {
+        for case in cases(folder).iter().filter(|case| !case.is_aborted()) {
+            let essence = |(result, sink, ..): (RunResult, Recorder, Vec<Value>, String)| {
+                let shown: Vec<String> = sink.blocks.iter().map(|b| b.kind.as_str().to_owned()).collect();
+                let session = (result.new_session_id, result.session_lost, result.session_replaced);
+                (result.text, result.error, session, result.usage, result.context_tokens, shown)
+            };
+            let plain = essence(case.play(&case.steps));
+            for round in 0..2 {
+                let mut steps = Vec::new();
+                for step in &case.steps {
+                    if let Step::Out(line) = step {
+                        for _ in 0..numbers.below(3) {
+                            steps.push(Step::Out(numbers.noise(line)));
+                        }
+                    }
+                    steps.push(step.clone());
+                }
+                let agent = case.agent();
+                agent.plays_in_pieces(&steps, &case.stderr, case.exit_code(), |bytes| numbers.cut(&bytes));
+                assert_eq!(essence(case.run(&agent)), plain, "{folder}/{} round {round}, seed {seed}", case.name);
+            }
         }
     }
 }

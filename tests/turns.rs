@@ -879,3 +879,65 @@ fn a_process_that_runs_for_one_message_leaves_other_conversations_for_the_daemon
     let daemon = Harness::in_dir(visitor.stop(), Build::default());
     assert_eq!(daemon.channel.settled.wait(1)[0].ids, ["2"]);
 }
+
+/// Lets a thread wait until the returned sender is gone.
+fn held() -> (std::sync::mpsc::Sender<()>, impl Fn() + Send + Sync) {
+    let (release, hold) = std::sync::mpsc::channel::<()>();
+    let hold = std::sync::Mutex::new(hold);
+    (release, move || {
+        let _ = hold.lock().unwrap().recv();
+    })
+}
+
+fn rule() -> bellhop::engine::ports::SystemRule {
+    serde_json::from_value(serde_json::json!({"kind": "room_rule", "scope": "room", "id": "room:r", "version": "v",
+        "roomId": "r", "text": "be kind"}))
+    .unwrap()
+}
+
+#[test]
+fn a_turn_runs_without_a_context_that_does_not_come() {
+    let (release, wait) = held();
+    let context = move || {
+        wait();
+        Some("too late".to_owned())
+    };
+    let prompts =
+        FakePrompts { context: Box::new(context), rules: Box::new(|_| vec![rule()]), ..FakePrompts::default() };
+    let settings = Settings { context_limit: Duration::from_millis(30), ..Settings::default() };
+    let h = Harness::build("late-context", Build { prompts, settings, ..Build::default() });
+    h.handle(message("1", "one"));
+    let runs = h.runtime.runs.all();
+    assert_eq!((&runs[0].system_context, runs[0].system_rules.len()), (&None, 0));
+    assert_eq!(h.channel.sent.all()[0].text, "ok");
+    drop(release);
+    h.stop();
+}
+
+#[test]
+fn a_context_in_time_is_used_though_the_rules_do_not_come() {
+    let (release, wait) = held();
+    let rules = move |_: &bellhop::message::Inbound| {
+        wait();
+        vec![rule()]
+    };
+    let context = || Some("in time".to_owned());
+    let prompts = FakePrompts { context: Box::new(context), rules: Box::new(rules), ..FakePrompts::default() };
+    let settings = Settings { context_limit: Duration::from_secs(2), ..Settings::default() };
+    let h = Harness::build("late-rules", Build { prompts, settings, ..Build::default() });
+    h.handle(message("1", "one"));
+    let runs = h.runtime.runs.all();
+    assert_eq!((runs[0].system_context.as_deref(), runs[0].system_rules.len()), (Some("in time"), 0));
+    drop(release);
+    h.stop();
+}
+
+#[test]
+fn a_panic_while_building_context_costs_the_context_only() {
+    let context = || -> Option<String> { panic!("broken builder") };
+    let prompts = FakePrompts { context: Box::new(context), ..FakePrompts::default() };
+    let h = Harness::build("broken-context", Build { prompts, ..Build::default() });
+    h.handle(message("1", "one"));
+    assert_eq!(h.runtime.runs.all()[0].system_context, None);
+    assert_eq!(h.channel.sent.all()[0].text, "ok");
+}

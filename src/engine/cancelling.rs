@@ -33,7 +33,7 @@ impl Engine {
         let running: Vec<_> = state
             .live
             .iter()
-            .filter(|(_, live)| live.messages.iter().any(|m| wanted(m)))
+            .filter(|(_, live)| !live.is_told() && live.messages.iter().any(|m| wanted(m)))
             .map(|(id, live)| (id.clone(), Arc::clone(live)))
             .collect();
         let parked: Vec<_> = state.parks.keys_where(any).iter().map(|key| state.parks.overtaken(core, key)).collect();

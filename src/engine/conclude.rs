@@ -244,6 +244,7 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
         report.status,
         report.cost_usd.map_or_else(|| "-".to_owned(), |c| format!("{c:.6}"))
     );
+    turn.told.store(true, Ordering::Release);
     core.observe(&TurnEvent::Finished { message: &turn.message, report: &report });
 }
 

@@ -105,6 +105,14 @@ pub(super) struct Live {
     pub(super) turn: Mutex<Option<Arc<Turn>>>,
 }
 
+impl Live {
+    /// Whether the end of the turn was told already.
+    pub(super) fn is_told(&self) -> bool {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        turn.as_ref().is_some_and(|turn| turn.told.load(Ordering::Acquire))
+    }
+}
+
 /// Whether the engine takes and starts work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -160,6 +168,8 @@ pub(super) struct Core {
     pub(super) channels: RwLock<HashMap<String, Arc<dyn Channel>>>,
     pub(super) runtimes: Arc<dyn Runtimes>,
     pub(super) prompts: Arc<dyn PromptBuilder>,
+    /// Counts the threads that build system context, see [`super::context`].
+    pub(super) builders: Arc<()>,
     pub(super) observers: Vec<Arc<dyn TurnObserver>>,
     pub(super) transcripts: Writer,
     pub(super) timers: Timers,

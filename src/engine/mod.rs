@@ -16,6 +16,7 @@ pub mod cancel;
 mod cancelling;
 mod capture;
 mod conclude;
+mod context;
 mod core;
 mod dead;
 pub mod fuse;
@@ -112,6 +113,9 @@ pub struct Settings {
     pub rotation: Rotation,
     /// Waits between attempts to deliver a reply.
     pub outbox_delays: Vec<Duration>,
+    /// How long the builder of prompts may take for system context and rules together, before the turn runs
+    /// without them.
+    pub context_limit: Duration,
     /// How long an adapter may take to return after it was cancelled. More than the 15 s after which
     /// process control gives up.
     pub abandon_after: Duration,
@@ -149,6 +153,7 @@ impl Default for Settings {
             max_attempts: 3,
             rotation: Rotation { turns: 25, tokens: 160_000 },
             outbox_delays: outbox::DELAYS.to_vec(),
+            context_limit: Duration::from_secs(5),
             abandon_after: Duration::from_secs(20),
             stale_after: Duration::from_hours(24),
             parking: waits::Parking::default(),
@@ -256,6 +261,7 @@ impl Engine {
             channels: RwLock::new(channels.into_iter().map(|c| (c.id().to_owned(), c)).collect()),
             runtimes,
             prompts,
+            builders: Arc::default(),
             observers,
             transcripts,
             timers: Timers::start()?,

@@ -85,6 +85,7 @@ pub(super) fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Optio
         signals,
         progress: Mutex::default(),
         concluded: AtomicBool::new(false),
+        told: AtomicBool::new(false),
     })
 }
 

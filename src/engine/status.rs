@@ -112,7 +112,8 @@ pub(super) fn status(core: &Arc<Core>) -> EngineStatus {
     let now = now_ms();
     let (draining, live, stalled) = {
         let state = core.lock();
-        let live: Vec<_> = state.live.iter().map(|(id, live)| (id.clone(), Arc::clone(live))).collect();
+        let live = state.live.iter().filter(|(_, live)| !live.is_told());
+        let live: Vec<_> = live.map(|(id, live)| (id.clone(), Arc::clone(live))).collect();
         let stalled = state.waits.iter().map(|(on, w)| (on.to_owned(), w.clone())).collect::<Vec<_>>();
         (state.phase == Phase::Draining, live, stalled)
     };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cancel::{CancelReason, CancelToken};
 use super::conclude;
+use super::context::{self, Built};
 use super::core::{Core, Job, Live};
 use super::journal::Record;
 use super::outcome::Run;
@@ -59,6 +60,8 @@ pub(super) struct Turn {
     pub(super) signals: Signals,
     pub(super) progress: Mutex<Progress>,
     pub(super) concluded: AtomicBool,
+    /// Its end was told: for everybody outside it runs no more, although its lane is freed a moment later.
+    pub(super) told: AtomicBool,
 }
 
 /// What is known about the runs so far.
@@ -136,7 +139,7 @@ impl Turn {
         if unsaid { TrustLevel::Owner } else { self.trust() }
     }
 
-    fn facts(&self) -> PromptFacts<'_> {
+    pub(super) fn facts(&self) -> PromptFacts<'_> {
         PromptFacts {
             runtime: &self.runtime,
             channel_kind: self.channel.as_ref().map_or("", |c| c.kind()),
@@ -244,9 +247,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         redact::preview(&composed)
     );
     turn.signals.begin();
-    let facts = turn.facts();
-    let system_context = core.prompts.system_context(&turn.message, facts).filter(|c| !trim(c).is_empty());
-    let system_rules = core.prompts.system_rules(&turn.message);
+    let Built { context: system_context, rules: system_rules } = context::build(core, turn);
     let runtime = match core.runtimes.get(&turn.runtime) {
         Ok(runtime) => runtime,
         Err(message) => return Some(Run::Threw(Thrown::new(message))),

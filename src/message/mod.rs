@@ -5,10 +5,15 @@
 //! Unix milliseconds. All types serialise to the JSON that the journal stores.
 
 pub mod document;
+mod outbound;
+mod progress;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use outbound::{Outbound, OutboundKind};
+pub use progress::{Block, BlockKind, Digest, Phase, Status};
 
 /// Whether a conversation has two parties or many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -254,7 +259,7 @@ pub struct Overrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<PathBuf>,
     /// Start a fresh session: forget the stored one before the turn.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
     /// Give up the turn after so many milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -265,11 +270,6 @@ pub struct Overrides {
     /// The turn of another agent in which it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<String>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_false(b: &bool) -> bool {
-    !*b
 }
 
 /// What an attachment is shown as.
@@ -358,7 +358,7 @@ pub struct Inbound {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_run: Option<CloudRun>,
     /// It has media and no words of its author: it waits for the next text.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub media_only: bool,
     /// Files that came with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -433,157 +433,5 @@ impl Inbound {
         } else {
             self.entries.iter().map(|e| e.id.clone()).collect()
         }
-    }
-}
-
-/// What an outgoing message is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OutboundKind {
-    /// An ordinary message.
-    #[default]
-    Message,
-    /// A diagnostic: error, timeout, budget.
-    Error,
-}
-
-/// A message on its way to a room.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Outbound {
-    /// Stable id: the same at every attempt and after a restart, so that the far side can recognise a repeat.
-    pub id: String,
-    /// Id of the channel that sends it.
-    pub channel: String,
-    /// The agent that speaks.
-    pub account_id: String,
-    /// Where to.
-    pub conversation_id: String,
-    /// Topic inside it.
-    #[serde(default)]
-    pub thread_id: Option<String>,
-    /// Ordinary or diagnostic.
-    #[serde(default)]
-    pub kind: OutboundKind,
-    /// What is said.
-    pub text: String,
-    /// Reference under which a runtime failure was recorded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_ref: Option<String>,
-    /// Files to go with it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attachments: Vec<Attachment>,
-    /// The message it answers.
-    #[serde(default)]
-    pub reply_to: Option<String>,
-    /// Handle on the progress of that message.
-    #[serde(default)]
-    pub trace_id: Option<String>,
-    /// The turn it comes from.
-    pub turn_id: String,
-}
-
-/// What a block of progress is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BlockKind {
-    /// Words of the agent.
-    AssistantText,
-    /// A tool was called.
-    ToolUse,
-    /// A tool answered.
-    ToolResult,
-    /// The runtime speaks about itself.
-    System,
-    /// Marker that the agent thinks; carries no thoughts.
-    Thinking,
-    /// Anything else; passed on unread.
-    Other,
-}
-
-impl BlockKind {
-    /// The word used on wires and in transcripts.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AssistantText => "assistant_text",
-            Self::ToolUse => "tool_use",
-            Self::ToolResult => "tool_result",
-            Self::System => "system",
-            Self::Thinking => "thinking",
-            Self::Other => "other",
-        }
-    }
-}
-
-/// One piece of a runtime's progress.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Block {
-    /// What it is.
-    pub kind: BlockKind,
-    /// The adapter's own number, from 1 per run.
-    pub seq: u64,
-    /// The runtime's event as it came.
-    pub raw: serde_json::Value,
-    /// Provider-neutral digest of `raw` for people: text of an `assistant_text`, name and input summary of a tool.
-    pub digest: Digest,
-}
-
-/// What a person is shown of a block.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Digest {
-    /// Words of the agent (a delta or a whole message, as the runtime streams).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// Name of the tool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<String>,
-    /// One line about the call or its result, at most 200 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub summary: Option<String>,
-    /// Whether the tool failed.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub failed: bool,
-}
-
-/// Where a status event stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// It begins.
-    Started,
-    /// It goes on.
-    Updated,
-    /// It ends.
-    Stopped,
-}
-
-/// What a runtime says about its own state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Status {
-    /// It is about to write.
-    Typing {
-        /// Beginning or end.
-        phase: Phase,
-    },
-    /// It works.
-    Thinking {
-        /// Beginning, change or end.
-        phase: Phase,
-        /// What it does, for people.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        label: Option<String>,
-    },
-}
-
-impl Status {
-    /// A thinking status with a label.
-    pub fn thinking(phase: Phase, label: impl Into<String>) -> Self {
-        Self::Thinking { phase, label: Some(label.into()) }
-    }
-
-    /// The end of thinking.
-    pub fn stopped() -> Self {
-        Self::Thinking { phase: Phase::Stopped, label: None }
     }
 }

@@ -4,6 +4,7 @@
 //! cargo bench                          everything, in less than four minutes
 //! cargo bench -- --quick               the same with small numbers
 //! cargo bench -- turn idle             only the measurements with such a word in their name
+//! cargo bench -- soak                  a hundred thousand turns; only when it is named
 //! cargo bench -- --json FILE           also as JSON (or BELLHOP_BENCH_JSON=FILE)
 //! BELLHOP_BENCH_DAEMON=PATH            measure this binary in place of the one just built
 //! ```
@@ -18,6 +19,7 @@ mod idle;
 mod one_lane;
 mod proc_fs;
 mod report;
+mod soak;
 mod start;
 mod stats;
 mod turn;
@@ -53,6 +55,9 @@ const MEASURES: [(&str, Measure); 6] = [
     ("idle", idle::measure),
     ("conversations", conversations::measure),
 ];
+
+/// Takes too long to belong to everything: only its own name selects it.
+const SOAK: (&str, Measure) = ("soak", soak::measure);
 
 struct Options {
     scale: Scale,
@@ -91,14 +96,18 @@ fn options(args: Vec<String>) -> Result<Options, Failure> {
 }
 
 fn run(options: Options) -> Result<(), Failure> {
+    let soak = options.words.iter().any(|w| w == SOAK.0);
     let wanted = |name: &str| options.words.is_empty() || options.words.iter().any(|w| name.contains(w.as_str()));
-    let names: Vec<&str> = MEASURES.iter().map(|(name, _)| *name).collect();
-    if !names.iter().any(|name| wanted(name)) {
+    let names: Vec<&str> = MEASURES.iter().chain([&SOAK]).map(|(name, _)| *name).collect();
+    if !soak && !MEASURES.iter().any(|(name, _)| wanted(name)) {
         return Err(format!("nothing is called so; there are: {}", names.join(", ")).into());
     }
     let mut report = Report::begin(options.scale.quick);
     for (_, measure) in MEASURES.iter().filter(|(name, _)| wanted(name)) {
         measure(options.scale, &mut report)?;
+    }
+    if soak {
+        SOAK.1(options.scale, &mut report)?;
     }
     match options.json {
         Some(file) => report.write(&file),

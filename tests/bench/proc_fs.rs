@@ -31,6 +31,11 @@ impl Usage {
     }
 }
 
+/// Open descriptors of a running process.
+pub fn descriptors(pid: u32) -> Result<u64, Failure> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+}
+
 /// What the threads of a process have done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Activity {

@@ -33,6 +33,10 @@ pub enum Cli {
     Claude,
     Codex,
     Gemini,
+    /// Gemini as an ACP agent of `acpRuntimes`.
+    AcpGemini,
+    /// `claude-agent-acp`, which brings a Claude Code of its own, likewise.
+    AcpClaude,
 }
 
 impl Cli {
@@ -42,6 +46,8 @@ impl Cli {
             Self::Claude => "claude-code",
             Self::Codex => "codex",
             Self::Gemini => "gemini",
+            Self::AcpGemini => "acp:gemini",
+            Self::AcpClaude => "acp:claude",
         }
     }
 
@@ -50,7 +56,17 @@ impl Cli {
         match self {
             Self::Claude => ("claude", "BELLHOP_CLAUDE_BIN"),
             Self::Codex => ("codex", "BELLHOP_CODEX_BIN"),
-            Self::Gemini => ("gemini", "BELLHOP_GEMINI_BIN"),
+            Self::Gemini | Self::AcpGemini => ("gemini", "BELLHOP_GEMINI_BIN"),
+            Self::AcpClaude => ("claude-agent-acp", "BELLHOP_TEST_CLAUDE_AGENT_ACP_BIN"),
+        }
+    }
+
+    /// Its entry of `acpRuntimes`: name and further arguments.
+    fn acp(self) -> Option<(&'static str, &'static [&'static str])> {
+        match self {
+            Self::AcpGemini => Some(("gemini", &["--acp"])),
+            Self::AcpClaude => Some(("claude", &[])),
+            Self::Claude | Self::Codex | Self::Gemini => None,
         }
     }
 
@@ -61,9 +77,12 @@ impl Cli {
             Some(file) => PathBuf::from(file),
             None => on_path(name).ok_or(format!("{name} is not on PATH and {variable} is not set"))?,
         };
-        let answer = as_user(&file).arg("--version").output();
+        let answer = as_user(&file).arg("--version").stdin(Stdio::null()).output();
         match answer {
-            Ok(output) if output.status.success() => Ok(file),
+            Ok(output) if output.status.success() => {
+                println!("{} {}", file.display(), String::from_utf8_lossy(&output.stdout).trim());
+                Ok(file)
+            }
             _ => Err(format!("{} --version fails as the user of the test", file.display())),
         }
     }
@@ -71,9 +90,9 @@ impl Cli {
     /// Where it keeps its sessions, below a world's directory.
     fn sessions(self) -> &'static str {
         match self {
-            Self::Claude => "user/.claude/projects",
+            Self::Claude | Self::AcpClaude => "user/.claude/projects",
             Self::Codex => "home/agents/local/codex-home/sessions",
-            Self::Gemini => "user/.gemini/tmp",
+            Self::Gemini | Self::AcpGemini => "user/.gemini/tmp",
         }
     }
 }
@@ -160,7 +179,7 @@ pub struct World {
 impl World {
     /// A fresh home. Nothing runs before [`World::script`] and [`World::start`].
     pub fn new(cli: Cli) -> Self {
-        let dir = TempDir::new(&format!("real-{}", cli.runtime()));
+        let dir = TempDir::new(&format!("real-{}", cli.runtime().replace(':', "-")));
         for below in ["home/daemon", "home/agents/local/codex-home", "user/.gemini", "work"] {
             std::fs::create_dir_all(dir.join(below)).unwrap();
         }
@@ -169,7 +188,11 @@ impl World {
         std::fs::copy(env!("CARGO_BIN_EXE_bellhop"), &bellhop).unwrap();
         std::fs::set_permissions(&bellhop, std::fs::Permissions::from_mode(0o755)).unwrap();
         let program = cli.find().unwrap();
-        let config = json!({"keepAnthropicEnv": true});
+        let mut config = json!({"keepAnthropicEnv": true});
+        if let Some((name, args)) = cli.acp() {
+            let command: Vec<&str> = [program.to_str().unwrap()].into_iter().chain(args.iter().copied()).collect();
+            config["acpRuntimes"] = json!([{"name": name, "command": command}]);
+        }
         Self { cli, dir, program, bellhop, port: 0, stub: None, scripts: 0, daemon: None, config, env: Vec::new() }
     }
 

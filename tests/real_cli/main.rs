@@ -1,10 +1,11 @@
 //! Whole turns of installed agent CLIs through the real daemon, against a scripted model service.
 //!
 //! Opt-in: `cargo test --test real_cli -- --ignored real_cli`. A CLI is looked for on PATH or where
-//! `BELLHOP_CLAUDE_BIN`, `BELLHOP_CODEX_BIN`, `BELLHOP_GEMINI_BIN` point; without it, or without python3, its tests
-//! say so and pass. No credentials are used. Nothing leaves the machine where a network namespace can be made;
+//! `BELLHOP_CLAUDE_BIN`, `BELLHOP_CODEX_BIN`, `BELLHOP_GEMINI_BIN` point, and `claude-agent-acp` on PATH or where
+//! `BELLHOP_TEST_CLAUDE_AGENT_ACP_BIN` points; without it, or without python3, its tests say so and pass. No credentials are used. Nothing leaves the machine where a network namespace can be made;
 //! elsewhere that rests on the settings of the CLI.
 
+mod acp;
 mod kit;
 mod turns;
 
@@ -14,7 +15,7 @@ mod support;
 use kit::{Cli, isolated};
 
 macro_rules! real {
-    ($($module:ident $cli:expr => $($test:ident)*;)*) => {$(
+    ($($module:ident $tests:ident $cli:expr => $($test:ident)*;)*) => {$(
         mod $module {
             use super::*;
             $(
@@ -22,7 +23,7 @@ macro_rules! real {
                 #[ignore = "needs an installed agent CLI"]
                 fn $test() {
                     let name = concat!(stringify!($module), "::", stringify!($test));
-                    isolated(name, $cli, turns::$test);
+                    isolated(name, $cli, $tests::$test);
                 }
             )*
         }
@@ -30,20 +31,26 @@ macro_rules! real {
 }
 
 real! {
-    real_cli_claude_code Cli::Claude =>
+    real_cli_claude_code turns Cli::Claude =>
         a_conversation_goes_on_in_one_session a_tool_is_seen_and_its_result_is_used failures_have_a_class
         a_cancelled_turn_leaves_nothing_and_the_session_goes_on a_turn_out_of_time_leaves_nothing
         a_killed_daemon_repeats_the_turn_in_its_session a_lost_session_is_replaced
         options_and_commands_are_text a_long_prompt_arrives strangers_words_are_text
         a_refused_key_ends_the_turn_soon a_wrapper_may_set_the_key;
-    real_cli_codex Cli::Codex =>
+    real_cli_codex turns Cli::Codex =>
         a_conversation_goes_on_in_one_session a_tool_is_seen_and_its_result_is_used failures_have_a_class
         a_cancelled_turn_leaves_nothing_and_the_session_goes_on a_turn_out_of_time_leaves_nothing
         a_killed_daemon_repeats_the_turn_in_its_session a_lost_session_is_replaced
         options_and_commands_are_text a_long_prompt_arrives strangers_words_are_text;
-    real_cli_gemini Cli::Gemini =>
+    real_cli_gemini turns Cli::Gemini =>
         a_conversation_goes_on_in_one_session a_tool_is_seen_and_its_result_is_used failures_have_a_class
         a_cancelled_turn_leaves_nothing_and_the_session_goes_on a_turn_out_of_time_leaves_nothing
         a_killed_daemon_repeats_the_turn_in_its_session a_lost_session_is_replaced
         options_and_commands_are_text a_long_prompt_arrives strangers_words_are_text;
+    real_cli_acp_gemini acp Cli::AcpGemini =>
+        a_turn_is_answered_and_the_session_goes_on a_tool_is_seen_and_its_result_is_used
+        an_unknown_session_is_replaced a_cancelled_tool_leaves_nothing a_refused_key_has_a_class;
+    real_cli_acp_claude acp Cli::AcpClaude =>
+        a_turn_is_answered_and_the_session_goes_on a_tool_is_seen_and_its_result_is_used
+        an_unknown_session_is_replaced a_cancelled_tool_leaves_nothing a_refused_key_has_a_class;
 }

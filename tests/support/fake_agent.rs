@@ -75,17 +75,34 @@ impl FakeAgent {
     /// Makes it play a conversation, print `stderr`, and end with `exit_code` once its stdin is closed or it
     /// is told to end.
     pub fn plays(&self, steps: &[Step], stderr: &[u8], exit_code: i64) {
+        let lines = |written: Vec<u8>| written.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        self.plays_in_pieces(steps, stderr, exit_code, lines);
+    }
+
+    /// The same, and writes what it has to say at once in the pieces that `cut` makes of it.
+    pub fn plays_in_pieces(
+        &self,
+        steps: &[Step],
+        stderr: &[u8],
+        exit_code: i64,
+        mut cut: impl FnMut(Vec<u8>) -> Vec<Vec<u8>>,
+    ) {
         self.cli.put("stderr", stderr);
         let mut script = format!("trap 'exit {exit_code}' TERM\ncat \"$dir/stderr\" >&2\n: >\"$dir/received\"\n");
-        for (number, step) in steps.iter().enumerate() {
-            match step {
-                Step::In(_) => {
-                    script.push_str("IFS= read -r line || exit 99\nprintf '%s\\n' \"$line\" >>\"$dir/received\"\n");
+        let read = "IFS= read -r line || exit 99\nprintf '%s\\n' \"$line\" >>\"$dir/received\"\n";
+        let mut pieces = 0;
+        for group in steps.chunk_by(|a, b| matches!((a, b), (Step::Out(_), Step::Out(_)))) {
+            let mut written = Vec::new();
+            for step in group {
+                match step {
+                    Step::In(_) => script.push_str(read),
+                    Step::Out(line) => written.extend([line.as_bytes(), b"\n"].concat()),
                 }
-                Step::Out(line) => {
-                    self.cli.put(&format!("out.{number}"), format!("{line}\n").as_bytes());
-                    script.push_str(&format!("cat \"$dir/out.{number}\"\n"));
-                }
+            }
+            for piece in cut(written) {
+                self.cli.put(&format!("out.{pieces}"), &piece);
+                script.push_str(&format!("cat \"$dir/out.{pieces}\"\n"));
+                pieces += 1;
             }
         }
         // What comes besides is kept, too: the client has nothing more to say.

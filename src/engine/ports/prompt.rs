@@ -62,7 +62,8 @@ pub enum Frame<'a> {
 }
 
 /// Composes what a runtime is told. Called on the turn's thread; quick, and free of network calls except
-/// where a channel offers context.
+/// where a channel offers context: context and rules are asked for on a thread of their own, and a turn runs without
+/// what takes longer than `Settings::context_limit`.
 pub trait PromptBuilder: Send + Sync {
     /// The user turn. A failure makes the engine use the trimmed raw text.
     fn user_turn(&self, message: &Inbound, facts: PromptFacts<'_>) -> Result<String, String>;

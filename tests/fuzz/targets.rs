@@ -1,0 +1,227 @@
+//! What reads bytes from outside, one function for each kind of input. None may panic, whatever it is given.
+//!
+//! Shared by the targets of cargo-fuzz (`fuzz_targets/`) and by `tests/fuzz_smoke.rs`.
+#![allow(dead_code)]
+
+use std::ffi::OsString;
+use std::io::{self, Cursor, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellhop::config::load;
+use bellhop::crypto::sha256_hex;
+use bellhop::engine::journal::{self, Ledger, Line};
+use bellhop::engine::ports::ResumedSession;
+use bellhop::engine::sessions::SessionStore;
+use bellhop::runtime::acp::messages::{Prompted, SessionOpened};
+use bellhop::runtime::acp::permission::PermissionRequest;
+use bellhop::runtime::acp::rpc::{self, Incoming};
+use bellhop::runtime::acp::update::Update;
+use bellhop::runtime::ndjson::StreamParser;
+use bellhop::runtime::process::Ended;
+use bellhop::runtime::{claude_code, codex, gemini};
+use bellhop::serve::http::{Answer, Limits, parse_head, percent_decode, percent_encode};
+use bellhop::store::{Disk, DiskFile};
+use serde_json::Value;
+
+/// Takes one input.
+pub type Target = fn(&[u8]);
+
+/// Every target with the name of its corpus.
+pub const TARGETS: [(&str, Target); 8] = [
+    ("journal", journal),
+    ("claude", claude),
+    ("codex", codex),
+    ("gemini", gemini),
+    ("acp", acp),
+    ("http", http),
+    ("config", config),
+    ("sessions", sessions),
+];
+
+/// Lines of the journal: decoded as they are, and once more with a checksum that fits, so that what is behind the
+/// checksum is reached too; what decodes is replayed and survives another round.
+pub fn journal(data: &[u8]) {
+    let mut ledger = Ledger::default();
+    for line in data.split(|&b| b == b'\n') {
+        let _ = journal::decode(line);
+        let Ok(Line::Known(stamped)) = journal::decode(&sealed(line)) else { continue };
+        let again = journal::encode(stamped.t, &stamped.record).expect("what was read can be written");
+        let again = again.strip_suffix(b"\n").expect("a line ends");
+        // A time or a number may have been spelled in another way, but it stays a record of this version.
+        assert!(matches!(journal::decode(again), Ok(Line::Known(_))), "{}", String::from_utf8_lossy(again));
+        ledger.apply(stamped.t, stamped.record, line.len() as u64);
+        ledger.expire(stamped.t);
+    }
+    let _ = (ledger.entry_count(), ledger.outbox_count(), ledger.live_bytes());
+    let _ = (ledger.queue_keys().count(), ledger.turns().count(), ledger.dead().count());
+}
+
+/// The line with a checksum that fits in place of the one it has.
+fn sealed(line: &[u8]) -> Vec<u8> {
+    const KEY: &[u8] = b",\"c\":\"";
+    let body = match line.windows(KEY.len()).rposition(|w| w == KEY) {
+        Some(at) => &line[..at],
+        None => line.strip_suffix(b"}").unwrap_or(line),
+    };
+    let sum = sha256_hex(body);
+    [body, KEY, &sum.as_bytes()[..8], b"\"}"].concat()
+}
+
+/// Output of Claude Code.
+pub fn claude(data: &[u8]) {
+    stream(data, &mut claude_code::Parser::default());
+}
+
+/// Output of Codex, in a fresh and in a resumed session.
+pub fn codex(data: &[u8]) {
+    stream(data, &mut codex::Parser::new(None));
+    stream(data, &mut codex::Parser::new(Some(&ResumedSession { id: "s".into(), ..ResumedSession::default() })));
+}
+
+/// Output of Gemini CLI, in a fresh and in a resumed session.
+pub fn gemini(data: &[u8]) {
+    stream(data, &mut gemini::Parser::new(false));
+    stream(data, &mut gemini::Parser::new(true));
+}
+
+/// Standard output to the end; its second half counts as what came after a stop.
+fn stream(data: &[u8], parser: &mut dyn StreamParser) {
+    let text = String::from_utf8_lossy(data);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let stop = if data.len().is_multiple_of(4) { lines.len() / 2 } else { lines.len() };
+    for (number, line) in lines.iter().enumerate() {
+        let _ = parser.stderr_line(line);
+        let Ok(event @ Value::Object(_)) = serde_json::from_str::<Value>(line) else { continue };
+        if number < stop {
+            let _ = parser.event(&event);
+        } else {
+            parser.after_stop(&event);
+        }
+        let _ = (parser.goes_on(), parser.session().map(str::len));
+    }
+    let _ = parser.finish(&Ended {
+        exit_code: Some(i32::from(data.first().is_some_and(|b| b % 2 == 1))),
+        signal: None,
+        stopped: None,
+        given_up: false,
+        stderr_tail: text.chars().take(8192).collect(),
+        stdout_tail: String::new(),
+        skipped_lines: 0,
+        duration: Duration::from_millis(1),
+    });
+}
+
+/// Output of an ACP agent: each line as a message, and its content as everything that it may have to be.
+pub fn acp(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for line in text.lines() {
+        let incoming = rpc::read(line.trim());
+        let _ = format!("{incoming:?}");
+        if let Incoming::Request { id, method, .. } = &incoming {
+            let _ = rpc::refuse_unknown(id, method);
+        }
+        let Ok(Value::Object(message)) = serde_json::from_str::<Value>(line) else { continue };
+        if let Some(params) = message.get("params") {
+            let _ = Update::from_params(params);
+            let permission = PermissionRequest::from_params(params);
+            let _ = (permission.choose(true), permission.choose(false));
+            let _ = permission.question("q".into(), str::to_owned);
+        }
+        if let Some(result) = message.get("result") {
+            let opened = SessionOpened::from_result(result.clone());
+            let _ = (opened.offers_mode("m"), opened.offers_model("m"));
+            let prompted = Prompted::from_result(result.clone());
+            let _ = (prompted.stop_reason().len(), prompted.usage());
+        }
+        if let Some(error) = message.get("error") {
+            let error = rpc::RpcError::from_value(error);
+            let _ = (error.text(), error.coded_text(), error.class(), error.allows_fresh_session());
+        }
+    }
+}
+
+/// The head of a request at the control socket; what came of it is answered.
+pub fn http(data: &[u8]) {
+    match parse_head(data, &Limits::default()) {
+        Ok(None) => {}
+        Ok(Some(head)) => {
+            assert!(head.length <= data.len(), "a head is no longer than what it was read from");
+            assert!(head.body <= Limits::default().body);
+            let _ = (head.request.path().len(), head.request.query());
+            for segment in head.request.segments().unwrap_or_default() {
+                assert_eq!(percent_decode(&percent_encode(&segment)), Some(segment));
+            }
+        }
+        Err(failure) => assert!(Answer::failure(&failure).to_bytes(false, true).starts_with(b"HTTP/1.1 ")),
+    }
+}
+
+/// The configuration. A complaint can be shown.
+pub fn config(data: &[u8]) {
+    if let Err(error) = load::parse(&String::from_utf8_lossy(data), Path::new("config.json")) {
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+/// `sessions.json`; what is taken from it survives being written.
+pub fn sessions(data: &[u8]) {
+    let disk = Arc::new(OneFile(data.to_vec()));
+    let Ok((store, notes)) = SessionStore::load(Path::new("sessions.json"), disk, 0) else { return };
+    let _ = notes.warnings.concat();
+    for entry in store.list() {
+        assert_eq!(store.get(&entry.key).as_ref(), Some(&entry));
+        let text = serde_json::to_string(&entry).expect("what was read can be written");
+        assert_eq!(serde_json::from_str(&text).ok(), Some(entry), "{text}");
+    }
+}
+
+/// A disk with one file that can be read and moved.
+struct OneFile(Vec<u8>);
+
+impl Disk for OneFile {
+    fn create_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create(&self, _: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn open_append(&self, _: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn open_read(&self, _: &Path) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(Cursor::new(self.0.clone())))
+    }
+
+    fn list(&self, _: &Path) -> io::Result<Vec<OsString>> {
+        Ok(Vec::new())
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn len(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn truncate(&self, _: &Path, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn free_space(&self, _: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+}
