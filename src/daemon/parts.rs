@@ -43,7 +43,6 @@ pub(super) fn assemble(
         agents: Arc::new(Agents::new(config.local_agents.clone())),
         runtimes: registry.ids().into_iter().map(str::to_owned).collect(),
     };
-    make_workspaces(home, config);
     let parts = Parts {
         journal: opened.journal,
         sessions,
@@ -125,17 +124,6 @@ pub(super) fn routes(home: &Home, config: &Config, registry: &Registry) -> Route
     };
     let managed = config.local_agents.iter().map(|agent| agents::route(home, agent, &default)).collect();
     Routes { user: config.routes.clone(), managed, default }
-}
-
-/// Makes the directories in which local agents work that have no other. One that cannot be made is named by
-/// the first turn that wants it.
-fn make_workspaces(home: &Home, config: &Config) {
-    for agent in config.local_agents.iter().filter(|a| a.cwd.is_none()) {
-        let dir = home.workspace(&agent.name);
-        if let Err(e) = RealDisk.create_dir(&dir) {
-            log::warn!("daemon.no_workspace dir={} error={e}", dir.display());
-        }
-    }
 }
 
 /// Ends what the journal says was running when the last daemon died, before any of its sessions is resumed:
