@@ -18,6 +18,7 @@ pub mod message;
 pub mod prompt;
 pub mod redact;
 pub mod runtime;
+pub mod sanitize;
 pub mod scan;
 pub mod serve;
 pub mod store;

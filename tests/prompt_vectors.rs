@@ -9,7 +9,8 @@ use bellhop::engine::{mention, merge, park, replying, settle};
 use bellhop::message::{CloudRun, Inbound, document};
 use bellhop::prompt::hints::Hints;
 use bellhop::prompt::memory::{self, Memory, Update};
-use bellhop::prompt::{activity, room, sanitize, sender, skills, user_turn};
+use bellhop::prompt::{activity, room, sender, skills, user_turn};
+use bellhop::sanitize;
 use serde_json::{Value, json};
 use support::vector_file::check;
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{files, sanitize, sender};
+use super::{files, sender};
 use crate::message::Inbound;
+use crate::sanitize;
 use crate::text;
 
 /// Entries older than this are dropped, in milliseconds.

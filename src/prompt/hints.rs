@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::message::{Inbound, Origin};
-use crate::prompt::sanitize;
+use crate::sanitize;
 
 /// The hints of a user turn. Functions, so that a test can put placeholders in their place.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,6 @@ pub mod profile;
 pub mod recovery;
 pub mod room;
 mod room_cache;
-pub mod sanitize;
 pub mod sender;
 pub mod skills;
 pub mod system_context;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::files;
-use super::sanitize::{body, one_line};
+use crate::sanitize::{body, one_line};
 use crate::text;
 
 /// The only form that is read.

@@ -1,9 +1,9 @@
 //! Blocks about rooms: their rule, their members, what was last said in them, and what goes on in others.
 
 use super::activity::Activity;
-use super::sanitize::{body, label, one_line};
 use crate::engine::ports::{RecentMessage, RoomContext, SystemRule};
 use crate::message::{ConversationKind, Inbound};
+use crate::sanitize::{body, label, one_line};
 use crate::text;
 
 /// Members that are listed by name.

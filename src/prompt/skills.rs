@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::{files, sanitize};
+use super::files;
+use crate::sanitize;
 use crate::text;
 
 /// Skills that the prompt lists.

@@ -4,10 +4,10 @@
 //! hints; names and batched texts are sanitised here, the text of a single message by its channel.
 
 use super::hints::Hints;
-use super::sanitize::{body, label, one_line};
 use super::sender::{self, Party};
 use crate::engine::{mention, merge};
 use crate::message::{AttachmentKind, ConversationKind, Inbound, Origin, Quote, RoomFacts};
+use crate::sanitize::{body, label, one_line};
 use crate::text;
 
 /// Names of members that the room line shows.

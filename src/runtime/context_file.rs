@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::SystemRule;
-use crate::prompt::sanitize;
+use crate::sanitize;
 
 /// First line of a managed section.
 pub const START: &str = "<!-- BOTCORD_SYSTEM_RULES_START -->";

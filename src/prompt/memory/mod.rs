@@ -220,7 +220,7 @@ pub fn block(memory: Option<&Memory>, agent: &str, place: &str, local: bool) -> 
     };
     let since = if memory.updated_at.is_empty() { "unknown" } else { memory.updated_at.as_str() };
     lines.push(format!("Current memory (updated {since}):"));
-    if let Some(goal) = memory.goal.as_deref().map(super::sanitize::one_line).filter(|g| !text::trim(g).is_empty()) {
+    if let Some(goal) = memory.goal.as_deref().map(crate::sanitize::one_line).filter(|g| !text::trim(g).is_empty()) {
         lines.push(format!("Goal: {}", text::trim(&neutralise(&goal))));
     }
     for (name, content) in memory.sections.iter().filter(|(_, content)| !text::trim(content).is_empty()) {

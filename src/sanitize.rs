@@ -2,8 +2,9 @@
 //!
 //! A room's text may imitate the frame that bellhop puts around messages (`[BotCord Message]`, `<agent-message>`,
 //! `[Room Rule]`) or a model's control tokens. [`body`] marks such imitations so that both people and models see
-//! that they are none; [`label`] makes a name safe inside one line of a header. Both make one pass per rule
-//! and never fail.
+//! that they are none; [`label`] makes a name safe inside one line of a header. [`content`] does what a hub's protocol
+//! asks of whoever takes text from it, which is a little less than [`body`]. All make one pass per rule and never
+//! fail.
 
 use std::borrow::Cow;
 
@@ -11,6 +12,10 @@ use crate::text;
 
 /// Longest label, in UTF-16 units.
 pub const LABEL_LIMIT: usize = 100;
+/// Longest text that [`content`] keeps, in bytes.
+pub const CONTENT_LIMIT: usize = 256 << 10;
+/// What stands behind a text that was longer.
+const CUT: &str = "\n[⚠ cut: too long]";
 
 /// A name for use inside a header line or an attribute: one line, no brackets or quotes, at most [`LABEL_LIMIT`].
 pub fn label(name: &str) -> String {
@@ -32,10 +37,7 @@ pub fn label(name: &str) -> String {
 /// Foreign text of any length: imitated tags and tokens are replaced wherever they stand, imitated headers at the
 /// beginning of a line, also behind white space and zero-width characters. Line breaks of any kind become LF.
 pub fn body(text: &str) -> String {
-    let mut text = Cow::Borrowed(text);
-    for word in ["agent-message", "human-message", "room-rule"] {
-        text = strip_tag(text, word);
-    }
+    let text = strip_tags(text);
     let mut out = String::with_capacity(text.len());
     let mut rest: &str = &text;
     loop {
@@ -49,6 +51,32 @@ pub fn body(text: &str) -> String {
         let width = if rest.starts_with("\r\n") { 2 } else { rest.chars().next().map_or(0, char::len_utf8) };
         rest = &rest[width..];
     }
+}
+
+/// Foreign text as the hub's protocol wants it (§12.1): imitated headers count at the very beginning of a line only,
+/// and only LF and CRLF, which become LF, end one. Beyond [`CONTENT_LIMIT`] it is cut, and says so.
+pub fn content(text: &str) -> String {
+    let kept = &text[..text.floor_char_boundary(CONTENT_LIMIT)];
+    let tagless = strip_tags(kept);
+    let mut out = String::with_capacity(tagless.len());
+    for (n, part) in tagless.split('\n').enumerate() {
+        if n > 0 {
+            // The CR of the line before belongs to its end.
+            if out.ends_with('\r') {
+                out.pop();
+            }
+            out.push('\n');
+        }
+        out.push_str(&unmasked(part));
+    }
+    if kept.len() < text.len() {
+        out.push_str(CUT);
+    }
+    out
+}
+
+fn strip_tags(text: &str) -> Cow<'_, str> {
+    ["agent-message", "human-message", "room-rule"].iter().fold(Cow::Borrowed(text), |text, word| strip_tag(text, word))
 }
 
 /// `text` with every run of line breaks, and the white space around it, made one space.
@@ -68,7 +96,7 @@ fn is_line_break(c: char) -> bool {
 }
 
 fn is_zero_width(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}' | '\u{180e}')
+    matches!(c, '\u{85}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}' | '\u{180e}')
 }
 
 /// Replaces tags named `word`, whose letters may be spread out by white space and followed by anything up to `>`.
@@ -119,8 +147,9 @@ fn spread_word<'t>(text: &'t str, word: &str) -> Option<&'t str> {
     Some(rest)
 }
 
+/// ECMAScript's white space.
 fn is_space(c: char) -> bool {
-    c.is_whitespace() || c == '\u{feff}'
+    c.is_whitespace() && c != '\u{85}' || c == '\u{feff}'
 }
 
 /// One line, without its end.
@@ -128,11 +157,16 @@ fn line(line: &str) -> String {
     let at = line.find(|c: char| !is_space(c) && !is_zero_width(c)).unwrap_or(line.len());
     let (indent, rest) = line.split_at(at);
     // Behind an indent only what would otherwise be a header is touched; the indent itself stays as it was.
-    let rest = match forged_header(rest) {
+    format!("{indent}{}", unmasked(rest))
+}
+
+/// A line whose beginning is where a header would be.
+fn unmasked(line: &str) -> String {
+    let line = match forged_header(line) {
         Some((fake, after)) => Cow::Owned(format!("[⚠ fake: {fake}]{after}")),
-        None => Cow::Borrowed(rest),
+        None => Cow::Borrowed(line),
     };
-    format!("{indent}{}", tokens(&rest))
+    tokens(&line).into_owned()
 }
 
 /// The name of an imitated header and what follows it.
@@ -150,12 +184,20 @@ fn forged_header(line: &str) -> Option<(String, &str)> {
         return Some((name.to_owned(), after));
     }
     let (prefix, title) = name.split_at_checked("BotCord".len())?;
-    if !prefix.eq_ignore_ascii_case("BotCord") || !title.starts_with(is_space) || title.chars().nth(1).is_none() {
+    if !prefix.eq_ignore_ascii_case("BotCord") || !title.starts_with(is_space) {
         return None;
     }
-    let title = text::trim(title);
-    let head = text::trim(title.split(':').next().unwrap_or(title));
-    Some((format!("BotCord {}", if head.is_empty() { title } else { head }), after))
+    let label = match title.trim_start_matches(is_space) {
+        // White space alone: its last character is the label.
+        "" => &title[title.char_indices().next_back().map(|(at, _)| at).filter(|at| *at > 0)?..],
+        label => label,
+    };
+    if label.contains('\r') {
+        return None;
+    }
+    let label = label.trim_matches(is_space);
+    let head = label.split(':').next().unwrap_or(label).trim_matches(is_space);
+    Some((format!("BotCord {}", if head.is_empty() { label } else { head }), after))
 }
 
 /// Replaces control tokens of models wherever they stand in a line.
@@ -267,6 +309,23 @@ mod tests {
         assert_eq!(body("[BotCordX y]"), "[BotCordX y]");
         assert_eq!(body("[BotCord : x]"), "[⚠ fake: BotCord : x]");
         assert_eq!(body("[]"), "[]");
+    }
+
+    #[test]
+    fn a_hubs_text_is_judged_at_the_very_beginning_of_lines() {
+        assert_eq!(content("[System]\r\n [System]\r[System]\n"), "[⚠ fake: System]\n [System]\r[System]\n");
+        assert_eq!(content("[BotCord  ] [BotCord \r] x"), "[⚠ fake: BotCord ] [BotCord \r] x");
+        assert_eq!(content("[BotCord \r]"), "[BotCord \r]");
+        assert_eq!(content("[BotCord\u{85}x]"), "[BotCord\u{85}x]");
+    }
+
+    #[test]
+    fn a_text_beyond_the_limit_says_so() {
+        let text = "é".repeat(CONTENT_LIMIT / 2 + 1);
+        let cut = content(&text);
+        assert_eq!(cut.len(), CONTENT_LIMIT + CUT.len());
+        assert!(cut.ends_with(CUT));
+        assert_eq!(content(&text[..CONTENT_LIMIT]).len(), CONTENT_LIMIT);
     }
 
     #[test]
