@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod engine;
 pub mod failure;
 pub mod message;
+pub mod net;
 pub mod prompt;
 pub mod redact;
 pub mod runtime;

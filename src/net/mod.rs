@@ -1,0 +1,5 @@
+//! The network, below any protocol of a far side.
+
+pub mod dial;
+pub mod stream;
+pub mod ws;
