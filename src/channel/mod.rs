@@ -1,5 +1,6 @@
 //! Channels: the places that messages come from and replies go to. Each knows its own wire and the
 //! engine's traits, and no other channel. [`manager`] says when those that poll or listen are (re)started.
 
+pub mod botcord;
 pub mod local;
 pub mod manager;

@@ -1,0 +1,487 @@
+//! When an agent's socket is opened, spoken on and given up (the hub's protocol, §9.1): a pure state machine.
+//!
+//! The socket only wakes: no message travels on it. Sockets are numbered, so that news of one that was given up is
+//! known for what it is. Times are milliseconds of any clock that only goes forward; they come from the caller, and so
+//! does chance.
+
+use std::time::Duration;
+
+/// Time limits of an agent's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From the beginning of a connection to the hub's `auth_ok` (15 s).
+    pub handshake: Duration,
+    /// Between two signs of life of ours (20 s).
+    pub ping: Duration,
+    /// Longest silence of the hub (60 s).
+    pub silence: Duration,
+    /// Between two looks into the inbox while the socket is up; zero: only when woken (30 s).
+    pub poll: Duration,
+    /// Without a socket for so long, the inbox is asked without it (60 s).
+    pub patience: Duration,
+    /// How long each of these questions may wait for something to come (25 s).
+    pub long_poll: Duration,
+    /// Between two renewals of leases (40 s); the hub's last 120 s.
+    pub renew: Duration,
+    /// How long the inbox is left alone after the engine has refused a message (30 s).
+    pub pause: Duration,
+    /// The first wait before a reconnect (1 s); it doubles up to `retry_max`.
+    pub retry: Duration,
+    /// The longest wait before a reconnect (30 s), before chance adds up to a quarter.
+    pub retry_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(15),
+            ping: Duration::from_secs(20),
+            silence: Duration::from_mins(1),
+            poll: Duration::from_secs(30),
+            patience: Duration::from_mins(1),
+            long_poll: Duration::from_secs(25),
+            renew: Duration::from_secs(40),
+            pause: Duration::from_secs(30),
+            retry: Duration::from_secs(1),
+            retry_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Refused tokens in a row after which the channel gives up and is started anew.
+const REFUSALS: u32 = 5;
+/// The close code of a refused token.
+const REFUSED: u16 = 4001;
+
+/// Something that happened. The number is that of the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed.
+    Clock,
+    /// There is a token; the connection begins.
+    Dials(u32),
+    /// It is open.
+    Opened(u32),
+    /// There is no token or no connection, or it broke.
+    Failed(u32, String),
+    /// Bytes of any kind have come.
+    Heard(u32),
+    /// The hub has taken the token.
+    AuthOk(u32),
+    /// The inbox has something new, or something has changed.
+    Update(u32),
+    /// The hub has closed it.
+    Closed(u32, u16),
+    /// The machine has slept, or its clock was set: connections are dead.
+    Jumped,
+}
+
+/// Why the inbox is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// The socket is up (again).
+    AuthOk,
+    /// The hub says so.
+    InboxUpdate,
+    /// The last look was a while ago.
+    Fallback,
+    /// There has been no socket for a while.
+    NoSocket,
+    /// There is room again for more messages, or the engine takes some again.
+    Room,
+}
+
+impl Trigger {
+    /// A word for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthOk => "auth_ok",
+            Self::InboxUpdate => "inbox_update",
+            Self::Fallback => "fallback",
+            Self::NoSocket => "no_socket",
+            Self::Room => "room",
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Get a token, a new one where `refused`, and open a socket of this number.
+    Open {
+        /// Its number.
+        socket: u32,
+        /// The last token was refused.
+        refused: bool,
+    },
+    /// Introduce the agent.
+    Auth,
+    /// Give a sign of life.
+    Ping,
+    /// Drop the socket without a word.
+    Drop,
+    /// Ask the inbox.
+    Poll(Trigger),
+    /// The hub is reached.
+    Up,
+    /// It is not reached (any more).
+    Down {
+        /// Why.
+        why: String,
+        /// How long until the next attempt.
+        retry_ms: u64,
+        /// The how-manieth attempt that will be since the hub was reached last.
+        attempt: u32,
+    },
+    /// No further attempt is made.
+    GiveUp(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting { until: u64 },
+    Fetching,
+    Opening { until: u64 },
+    Greeting { until: u64 },
+    Up { ping_at: u64, silent_at: u64 },
+    Over,
+}
+
+/// The connection of one agent.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    timing: Timing,
+    phase: Phase,
+    socket: u32,
+    attempts: u32,
+    refusals: u32,
+    refused: bool,
+    /// When the inbox is asked without being told to; `None`: never.
+    poll_at: Option<u64>,
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+impl Machine {
+    /// A connection that is to be made at once.
+    pub fn new(timing: Timing, now: u64) -> Self {
+        let poll_at = Some(now + ms(timing.patience));
+        Self {
+            timing,
+            phase: Phase::Waiting { until: now },
+            socket: 0,
+            attempts: 0,
+            refusals: 0,
+            refused: false,
+            poll_at,
+        }
+    }
+
+    /// Whether the hub is reached.
+    pub fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up { .. })
+    }
+
+    /// When [`Event::Clock`] is due at the latest.
+    pub fn deadline(&self) -> u64 {
+        let phase = match self.phase {
+            Phase::Waiting { until } | Phase::Opening { until } | Phase::Greeting { until } => until,
+            Phase::Up { ping_at, silent_at } => ping_at.min(silent_at),
+            Phase::Fetching | Phase::Over => u64::MAX,
+        };
+        phase.min(self.poll_at.unwrap_or(u64::MAX))
+    }
+
+    /// The next step. `chance` is in 0..1.
+    pub fn step(&mut self, event: Event, now: u64, chance: f64) -> Vec<Effect> {
+        let stale = |socket: &u32| *socket != self.socket;
+        match &event {
+            _ if self.phase == Phase::Over => return Vec::new(),
+            Event::Dials(n) | Event::Opened(n) | Event::Failed(n, _) | Event::Heard(n) if stale(n) => {
+                return Vec::new();
+            }
+            Event::AuthOk(n) | Event::Update(n) | Event::Closed(n, _) if stale(n) => return Vec::new(),
+            _ => {}
+        }
+        match (event, self.phase) {
+            (Event::Clock, _) => self.clock(now, chance),
+            (Event::Dials(_), Phase::Fetching) => {
+                self.phase = Phase::Opening { until: now + ms(self.timing.handshake) };
+                Vec::new()
+            }
+            (Event::Opened(_), Phase::Opening { until }) => {
+                self.phase = Phase::Greeting { until };
+                vec![Effect::Auth]
+            }
+            (Event::AuthOk(_), Phase::Greeting { .. }) => {
+                (self.attempts, self.refusals) = (0, 0);
+                self.phase =
+                    Phase::Up { ping_at: now + ms(self.timing.ping), silent_at: now + ms(self.timing.silence) };
+                self.poll_next(now);
+                vec![Effect::Up, Effect::Poll(Trigger::AuthOk)]
+            }
+            (Event::Heard(_), Phase::Up { ping_at, .. }) => {
+                self.phase = Phase::Up { ping_at, silent_at: now + ms(self.timing.silence) };
+                Vec::new()
+            }
+            (Event::Update(_), Phase::Up { .. }) => {
+                self.poll_next(now);
+                vec![Effect::Poll(Trigger::InboxUpdate)]
+            }
+            (
+                Event::Failed(_, why),
+                Phase::Fetching | Phase::Opening { .. } | Phase::Greeting { .. } | Phase::Up { .. },
+            ) => self.down(why, now, chance),
+            (Event::Closed(_, code), Phase::Greeting { .. } | Phase::Up { .. }) => self.closed(code, now, chance),
+            (Event::Jumped, Phase::Waiting { .. }) => {
+                self.phase = Phase::Waiting { until: now };
+                Vec::new()
+            }
+            (Event::Jumped, Phase::Opening { .. } | Phase::Greeting { .. } | Phase::Up { .. }) => {
+                let effects = self.down("the clock jumped".into(), now, chance);
+                self.phase = Phase::Waiting { until: now };
+                effects
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn clock(&mut self, now: u64, chance: f64) -> Vec<Effect> {
+        let mut effects = match self.phase {
+            Phase::Waiting { until } if until <= now => {
+                self.socket += 1;
+                self.phase = Phase::Fetching;
+                vec![Effect::Open { socket: self.socket, refused: std::mem::take(&mut self.refused) }]
+            }
+            Phase::Opening { until } | Phase::Greeting { until } if until <= now => {
+                let limit = self.timing.handshake.as_millis();
+                self.down(format!("botcord ws handshake timeout after {limit}ms"), now, chance)
+            }
+            Phase::Up { silent_at, .. } if silent_at <= now => {
+                let limit = self.timing.silence.as_millis();
+                self.down(format!("botcord ws stale after {limit}ms without server frame"), now, chance)
+            }
+            Phase::Up { ping_at, silent_at } if ping_at <= now => {
+                self.phase = Phase::Up { ping_at: now + ms(self.timing.ping), silent_at };
+                vec![Effect::Ping]
+            }
+            _ => Vec::new(),
+        };
+        if self.poll_at.is_some_and(|at| at <= now) {
+            let trigger = if self.is_up() { Trigger::Fallback } else { Trigger::NoSocket };
+            self.poll_next(now);
+            effects.push(Effect::Poll(trigger));
+        }
+        effects
+    }
+
+    /// Sets the time of the next look into the inbox. Without a socket there is always one.
+    fn poll_next(&mut self, now: u64) {
+        let every = match (self.is_up(), self.timing.poll) {
+            (true, Duration::ZERO) => None,
+            (_, Duration::ZERO) => Some(self.timing.patience),
+            (_, every) => Some(every),
+        };
+        self.poll_at = every.map(|every| now + ms(every));
+    }
+
+    fn closed(&mut self, code: u16, now: u64, chance: f64) -> Vec<Effect> {
+        if code != REFUSED {
+            return self.down(format!("the hub closed the connection ({code})"), now, chance);
+        }
+        self.refusals += 1;
+        self.refused = true;
+        if self.refusals < REFUSALS {
+            return self.down(format!("the hub refused the token ({code})"), now, chance);
+        }
+        self.phase = Phase::Over;
+        vec![Effect::Drop, Effect::GiveUp(format!("the hub refused the token {REFUSALS} times in a row"))]
+    }
+
+    /// Gives the socket up and plans the next attempt.
+    fn down(&mut self, why: String, now: u64, chance: f64) -> Vec<Effect> {
+        if self.is_up() {
+            self.poll_at = Some(now + ms(self.timing.patience));
+        }
+        let wait = ms(self.timing.retry).saturating_mul(1 << self.attempts.min(16)).min(ms(self.timing.retry_max));
+        let retry_ms = (wait as f64 * (1.0 + chance / 4.0)) as u64;
+        self.attempts = self.attempts.saturating_add(1);
+        self.phase = Phase::Waiting { until: now + retry_ms };
+        vec![Effect::Drop, Effect::Down { why, retry_ms, attempt: self.attempts }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine::new(Timing::default(), 0)
+    }
+
+    /// Opens socket `n`; the waiting time is over.
+    fn open(m: &mut Machine, n: u32, now: u64) {
+        let refused = matches!(m.step(Event::Clock, now, 0.0)[..], [Effect::Open { socket, .. }] if socket == n);
+        assert!(refused, "a socket {n} at {now}: {m:?}");
+        assert_eq!(m.step(Event::Dials(n), now, 0.0), []);
+        assert_eq!(m.step(Event::Opened(n), now, 0.0), [Effect::Auth]);
+    }
+
+    fn up(m: &mut Machine, n: u32, now: u64) {
+        open(m, n, now);
+        assert_eq!(m.step(Event::AuthOk(n), now, 0.0), [Effect::Up, Effect::Poll(Trigger::AuthOk)]);
+    }
+
+    fn retry(effects: &[Effect]) -> u64 {
+        match effects {
+            [Effect::Drop, Effect::Down { retry_ms, .. }] => *retry_ms,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn pings_and_looks_come_in_their_time_and_nothing_else_does() {
+        let mut m = machine();
+        up(&mut m, 1, 0);
+        let mut seen = Vec::new();
+        while m.deadline() <= 60_000 {
+            let now = m.deadline();
+            m.step(Event::Heard(1), now, 0.0);
+            seen.extend(m.step(Event::Clock, now, 0.0).into_iter().map(|e| (now, e)));
+        }
+        let look = Effect::Poll(Trigger::Fallback);
+        let ping = |at| (at, Effect::Ping);
+        assert_eq!(seen, [ping(20_000), (30_000, look.clone()), ping(40_000), ping(60_000), (60_000, look)]);
+        assert_eq!(m.step(Event::Update(1), 61_000, 0.0), [Effect::Poll(Trigger::InboxUpdate)]);
+        assert_eq!(m.step(Event::Clock, 61_000, 0.0), [], "the hub has said so a moment ago");
+    }
+
+    #[test]
+    fn without_looks_only_pings_wake_it() {
+        let mut m = Machine::new(Timing { poll: Duration::ZERO, ..Timing::default() }, 0);
+        up(&mut m, 1, 0);
+        assert_eq!(m.deadline(), 20_000);
+        assert_eq!(m.step(Event::Clock, 40_000, 0.0), [Effect::Ping]);
+    }
+
+    #[test]
+    fn silence_ends_it() {
+        let mut m = machine();
+        up(&mut m, 1, 0);
+        m.step(Event::Heard(1), 5_000, 0.0);
+        m.step(Event::Clock, 64_999, 0.0);
+        assert!(m.is_up());
+        let effects = m.step(Event::Clock, 65_000, 0.0);
+        let why = "botcord ws stale after 60000ms without server frame".to_owned();
+        assert_eq!(effects[..2], [Effect::Drop, Effect::Down { why, retry_ms: 1_000, attempt: 1 }]);
+    }
+
+    #[test]
+    fn whoever_does_not_greet_in_time_is_dropped() {
+        let mut m = machine();
+        open(&mut m, 1, 0);
+        assert_eq!(m.step(Event::Clock, 14_999, 0.0), []);
+        let why = "botcord ws handshake timeout after 15000ms".to_owned();
+        assert_eq!(
+            m.step(Event::Clock, 15_000, 0.0),
+            [Effect::Drop, Effect::Down { why, retry_ms: 1_000, attempt: 1 }]
+        );
+        let mut slow = machine();
+        slow.step(Event::Clock, 0, 0.0);
+        assert_eq!(slow.step(Event::Clock, 40_000, 0.0), [], "a token may take its time");
+        slow.step(Event::Dials(1), 40_000, 0.0);
+        assert_eq!(slow.deadline(), 55_000);
+    }
+
+    #[test]
+    fn waits_double_up_to_their_bound_and_begin_anew_once_it_was_up() {
+        let mut m = machine();
+        let mut now = 0;
+        for (n, wait) in (1..).zip([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]) {
+            m.step(Event::Clock, now, 0.0);
+            assert_eq!(retry(&m.step(Event::Failed(n, "no".into()), now, 0.0)), wait);
+            now += wait;
+        }
+        assert!(matches!(m.step(Event::Clock, now, 0.0)[..], [Effect::Open { .. }, ..]));
+        m.step(Event::Dials(8), now, 0.0);
+        m.step(Event::Opened(8), now, 0.0);
+        m.step(Event::AuthOk(8), now, 0.0);
+        assert_eq!(retry(&m.step(Event::Closed(8, 1006), now, 0.999)), 1_249, "with chance");
+    }
+
+    #[test]
+    fn the_fifth_refusal_in_a_row_is_the_last() {
+        let mut m = machine();
+        let mut now = 0;
+        for n in 1..=4 {
+            open(&mut m, n, now);
+            now += retry(&m.step(Event::Closed(n, 4001), now, 0.0));
+        }
+        assert_eq!(m.step(Event::Clock, now, 0.0), [Effect::Open { socket: 5, refused: true }]);
+        m.step(Event::Dials(5), now, 0.0);
+        m.step(Event::Opened(5), now, 0.0);
+        let mut lucky = m.clone();
+        assert!(matches!(m.step(Event::Closed(5, 4001), now, 0.0)[..], [Effect::Drop, Effect::GiveUp(_)]));
+        assert_eq!(m.step(Event::Clock, now + 100_000, 0.0), []);
+        lucky.step(Event::AuthOk(5), now, 0.0);
+        now += retry(&lucky.step(Event::Closed(5, 4001), now, 0.0));
+        assert_eq!(lucky.step(Event::Clock, now, 0.0), [Effect::Open { socket: 6, refused: true }]);
+        lucky.step(Event::Failed(6, "no".into()), now, 0.0);
+        assert!(matches!(lucky.step(Event::Clock, now + 2_000, 0.0)[..], [Effect::Open { refused: false, .. }]));
+    }
+
+    #[test]
+    fn news_of_a_socket_that_was_given_up_is_none() {
+        let mut m = machine();
+        open(&mut m, 1, 0);
+        let now = retry(&m.step(Event::Failed(1, "no".into()), 0, 0.0));
+        open(&mut m, 2, now);
+        for event in [
+            Event::AuthOk(1),
+            Event::Update(1),
+            Event::Closed(1, 4001),
+            Event::Failed(1, "late".into()),
+            Event::Opened(1),
+            Event::Heard(1),
+        ] {
+            assert_eq!(m.step(event.clone(), now, 0.0), [], "{event:?}");
+        }
+        assert_eq!(m.step(Event::AuthOk(2), now, 0.0).len(), 2);
+        assert_eq!(m.step(Event::AuthOk(2), now, 0.0), [], "once is enough");
+    }
+
+    #[test]
+    fn without_a_socket_the_inbox_is_asked_after_a_minute() {
+        let mut m = machine();
+        let mut polls = Vec::new();
+        let mut socket = 0;
+        while m.deadline() <= 130_000 {
+            let now = m.deadline();
+            for effect in m.step(Event::Clock, now, 0.0) {
+                match effect {
+                    Effect::Open { socket: n, .. } => {
+                        socket = n;
+                        m.step(Event::Failed(n, "no".into()), now, 0.0);
+                    }
+                    Effect::Poll(trigger) => polls.push((now, trigger)),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(socket > 5);
+        assert_eq!(polls, [60_000, 90_000, 120_000].map(|at| (at, Trigger::NoSocket)));
+    }
+
+    #[test]
+    fn a_machine_that_has_slept_connects_at_once() {
+        let mut m = machine();
+        up(&mut m, 1, 0);
+        assert!(matches!(m.step(Event::Jumped, 10, 0.0)[..], [Effect::Drop, Effect::Down { .. }]));
+        assert_eq!(m.step(Event::Clock, 10, 0.0), [Effect::Open { socket: 2, refused: false }]);
+        m.step(Event::Failed(2, "no".into()), 10, 0.0);
+        m.step(Event::Jumped, 20, 0.0);
+        assert_eq!(m.deadline(), 20);
+    }
+}
