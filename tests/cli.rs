@@ -132,7 +132,7 @@ fn bash_completes() {
     };
     // Machines without bash have nothing to complete.
     let Some(first) = complete(&["bellhop", "s"]) else { return };
-    assert_eq!(first, "send status start stop sessions");
+    assert_eq!(first, "send status start service stop sessions");
     for (words, expected) in [
         (&["bellhop", "sessions", ""][..], "list reset --json --home --help --version"),
         (&["bellhop", "send", "--runtime", "g"], "gemini"),

@@ -3,6 +3,7 @@
 //! The commands know the control API and the configuration; running the engine, the runtimes and the
 //! agents' memory is behind this door.
 
+use std::fs::File;
 use std::io;
 use std::process::ExitCode;
 
@@ -15,8 +16,9 @@ use crate::serve::wire::{Queue, QueueItem};
 /// The rest of the program.
 pub trait Host: Sync {
     /// Takes the lock, serves until a signal says otherwise, and returns with what the process should end
-    /// with. The logger is set up already. Says on standard error why, if it cannot start.
-    fn run_foreground(&self, home: &Home, config: Config) -> ExitCode;
+    /// with. The logger is set up already. Says on standard error why, if it cannot start. A line feed is written to
+    /// the pipe `ready` once it is ready.
+    fn run_foreground(&self, home: &Home, config: Config, ready: Option<File>) -> ExitCode;
 
     /// Takes the lock and runs the engine and its socket on threads of this process. When this returns, the
     /// socket answers. Installs no signal handlers.
@@ -121,7 +123,7 @@ pub struct RuntimeRow {
 pub struct NoEngine;
 
 impl Host for NoEngine {
-    fn run_foreground(&self, _home: &Home, _config: Config) -> ExitCode {
+    fn run_foreground(&self, _home: &Home, _config: Config, _ready: Option<File>) -> ExitCode {
         log::error!("this build of bellhop has no engine");
         ExitCode::FAILURE
     }

@@ -9,14 +9,20 @@ use super::table::{COMMANDS, ENVIRONMENT, GLOBAL};
 use crate::config::keys::{KEYS, Origin};
 use crate::config::paths::LAYOUT;
 
+/// When the version that the pages describe was made.
+const DATE: &str = "2026-11-21";
+
+/// Longest line of filled text in a page's source, in bytes.
+const WIDTH: usize = 78;
+
 /// The pages that there are.
 pub const PAGES: &[&str] = &["bellhop.1", "bellhop.json.5"];
 
 /// The text of a page; `None` for a name that is not one of [`PAGES`].
 pub fn page(name: &str) -> Option<String> {
     match name {
-        "bellhop.1" => Some(program()),
-        "bellhop.json.5" => Some(configuration()),
+        "bellhop.1" => Some(wrapped(&program())),
+        "bellhop.json.5" => Some(wrapped(&configuration())),
         _ => None,
     }
 }
@@ -70,7 +76,8 @@ const EXAMPLES: &[(&str, &str)] = &[
         "bellhop send --json --file build.log \"why did this fail?\"",
     ),
     ("Hand over what another program prints:", "git diff | bellhop send -"),
-    ("Keep the daemon running, from cron:", "@reboot bellhop start --background"),
+    ("Have systemd keep the daemon running:", "bellhop service install"),
+    ("The same with cron, where there is no systemd:", "bellhop service install --cron"),
     ("Take over the home of a BotCord daemon:", "bellhop start --home ~/.botcord"),
 ];
 
@@ -149,8 +156,9 @@ fn program() -> String {
         tagged(&mut out, &format!("\\fB{}\\fR", escape(name)), text);
     }
     section(&mut out, "EXAMPLES");
-    for (text, line) in EXAMPLES {
-        out.push_str(&format!(".PP\n{}\n.PP\n.RS 4\n.nf\n{}\n.fi\n.RE\n", escape(text), escape(line)));
+    for (n, (text, line)) in EXAMPLES.iter().enumerate() {
+        let apart = if n == 0 { "" } else { ".PP\n" };
+        out.push_str(&format!("{apart}{}\n.PP\n.RS 4\n.nf\n{}\n.fi\n.RE\n", escape(text), escape(line)));
     }
     section(&mut out, "SEE ALSO");
     out.push_str(".BR bellhop.json (5),\n.BR flock (2),\n.BR timeout (1)\n");
@@ -222,7 +230,7 @@ fn configuration() -> String {
 fn head(title: &str, number: &str, volume: &str) -> String {
     format!(
         ".\\\" Made from the program's own tables; do not edit. Renew with: cargo run -- man {}.{number} > man/{0}.{number}\n\
-         .TH {title} {number} \"\" \"bellhop {}\" \"{volume}\"\n.nh\n.ad l\n",
+         .TH {title} {number} {DATE} \"bellhop {}\" \"{volume}\"\n.nh\n.ad l\n",
         title.to_lowercase(),
         env!("CARGO_PKG_VERSION")
     )
@@ -263,6 +271,44 @@ fn options(out: &mut String, list: &[Opt]) {
     }
 }
 
+/// The page with filled text in lines of at most [`WIDTH`] bytes, each sentence on a line of its own, as readers of
+/// the source expect.
+fn wrapped(page: &str) -> String {
+    let mut out = String::with_capacity(page.len() + page.len() / 40);
+    let mut filled = true;
+    for line in page.lines() {
+        filled = match line {
+            ".nf" => false,
+            ".fi" => true,
+            _ => filled,
+        };
+        if !filled || line.starts_with('.') {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        }
+        let mut column = 0;
+        let mut sentence_ended = false;
+        for word in line.split(' ').filter(|word| !word.is_empty()) {
+            if column > 0 && (sentence_ended || column + 1 + word.len() > WIDTH) {
+                out.push('\n');
+                column = 0;
+            }
+            if column > 0 {
+                out.push(' ');
+                column += 1;
+            } else if word.starts_with(['.', '\'']) {
+                out.push_str("\\&");
+            }
+            out.push_str(word);
+            column += word.len();
+            sentence_ended = word.ends_with('.');
+        }
+        out.push('\n');
+    }
+    out
+}
+
 /// Text as roff: nothing in it is a request, and hyphens, quotes and tildes print as typed.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
@@ -294,6 +340,17 @@ mod tests {
     fn nothing_in_a_text_is_a_request() {
         assert_eq!(escape(".SH\n'x"), "\\&.SH\n\\&\\(aqx");
         assert_eq!(escape("--a ~/b\\"), "\\-\\-a \\(ti/b\\e");
+    }
+
+    #[test]
+    fn filled_text_is_wrapped_and_examples_are_not() {
+        let long = "word ".repeat(20);
+        let page = wrapped(&format!("{long}\n.nf\n{long}\n.fi\nOne. Two.\n"));
+        let lines: Vec<&str> = page.lines().collect();
+        assert_eq!(lines[2..], [".nf", &long, ".fi", "One.", "Two."]);
+        assert_eq!((lines[0].len(), lines[1].len()), (74, 24));
+        let dots = wrapped(&format!("{} .x", "y".repeat(WIDTH)));
+        assert_eq!(dots.lines().last(), Some("\\&.x"), "no request");
     }
 
     #[test]

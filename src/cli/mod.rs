@@ -29,6 +29,7 @@ mod output;
 mod queue;
 mod runtimes;
 mod send;
+mod service;
 mod sessions;
 mod signals;
 mod start;
@@ -120,6 +121,7 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<Exit, Failure> {
         "doctor" => doctor::run(args, &context),
         "runtimes" => runtimes::run(args, &context),
         "config" => config::run(args, &context),
+        "service" => service::run(args, &context),
         "sessions" => sessions::run(args, &context),
         "transcript" => transcript::run(args, &context),
         "debug" => transcript::runtime_error(args, &context),

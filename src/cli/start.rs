@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -38,11 +38,15 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
     if args.flag("background") && args.flag("foreground") {
         return Err(Failure::usage("start takes --background or --foreground, not both"));
     }
+    let ready = ready_pipe(args)?;
     let detached = std::env::var_os(CHILD_VARIABLE).is_some();
     let context = Context { home: Home::find(args.home.as_deref())?, host };
     context.home.prepare()?;
     // Checked before anything else is touched: a daemon that runs is not replaced by one that cannot start.
     let config = crate::config::load::load(&context.home.config())?;
+    if args.flag("if-stopped") && stop::holder(&context.home)?.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
     make_room(args, &context.home)?;
     if args.flag("background") {
         return background(&context.home).map(ExitCode::from);
@@ -51,7 +55,21 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
         // Out of the terminal's session: its end must not be ours.
         let _ = rustix::process::setsid();
     }
-    Ok(foreground(&context, config, detached))
+    Ok(foreground(&context, config, detached, ready))
+}
+
+/// The pipe on which a supervisor waits for readiness. Opened before anything else: a descriptor that the supervisor
+/// did not open would be one of ours later.
+fn ready_pipe(args: &Parsed) -> Result<Option<File>, Failure> {
+    let Some(fd) = args.number("ready-fd") else { return Ok(None) };
+    if args.flag("background") {
+        return Err(Failure::usage("--ready-fd is for a daemon in the foreground"));
+    }
+    let pipe = OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}"));
+    match pipe.and_then(|pipe| Ok((pipe.metadata()?.file_type().is_fifo(), pipe))) {
+        Ok((true, pipe)) => Ok(Some(pipe)),
+        _ => Err(Failure::usage(format!("--ready-fd: {fd} is not a pipe that the supervisor has opened"))),
+    }
 }
 
 fn make_room(args: &Parsed, home: &Home) -> Result<(), Failure> {
@@ -66,12 +84,12 @@ fn make_room(args: &Parsed, home: &Home) -> Result<(), Failure> {
     Ok(())
 }
 
-fn foreground(context: &Context<'_>, config: Config, detached: bool) -> ExitCode {
+fn foreground(context: &Context<'_>, config: Config, detached: bool, ready: Option<File>) -> ExitCode {
     log::init(::log::LevelFilter::Info, !detached, Some(&context.home.log()));
     for warning in &config.warnings {
         ::log::warn!("{warning}");
     }
-    context.host.run_foreground(&context.home, config)
+    context.host.run_foreground(&context.home, config, ready)
 }
 
 fn background(home: &Home) -> Result<Exit, Failure> {

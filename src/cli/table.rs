@@ -37,6 +37,14 @@ const SECTION: Opt = opt("section", Value::Text("NAME"), "The section of the mem
 const LINES: Opt = Opt { short: Some('n'), ..opt("lines", Value::Number("N"), "Begin with the last N lines") };
 const FOLLOW: Opt = Opt { short: Some('f'), ..flag("follow", "Go on printing what is added") };
 
+const SERVICE: &[Opt] = &[
+    flag("user", "For this user, under systemd"),
+    flag("system", "For the machine, under systemd"),
+    flag("cron", "With lines in the user's crontab"),
+    flag("s6", "As a service directory for s6 or runit"),
+    opt("dir", Value::Dir, "The service directory of --s6"),
+];
+
 const QUEUED: Operands = Operands { synopsis: "ID", min: 1, max: 1, value: Value::Text("ID") };
 
 const EMPTY: Command = Command {
@@ -221,6 +229,27 @@ pub const COMMANDS: &[Command] = &[
             Opt { short: Some('d'), ..flag("background", "Detach, and return when the daemon answers") },
             flag("foreground", "Stay attached to the terminal or the supervisor (the default)"),
             flag("replace", "Stop the daemon that runs, then start"),
+            flag("if-stopped", "Do nothing, and end with status 0, when a daemon runs"),
+            opt("ready-fd", Value::Number("FD"), "Write a line feed to this pipe once ready, for s6"),
+        ],
+        ..EMPTY
+    },
+    Command {
+        name: "service",
+        summary: "Have a service manager keep the daemon running",
+        details: &[
+            "Without a choice: systemd's manager of the system for root, that of the user for everybody else. The system's \
+             service runs as the user bellhop with everything in /var/lib/bellhop; a user's runs with the user's home, \
+             and ends with the last login unless the user lingers (loginctl enable-linger). Both tell systemd when they \
+             are ready and that they live, and are confined: they see no devices and the system read-only.",
+            "--cron puts two lines into the user's crontab: one for the start of the machine, one that looks every five \
+             minutes whether a daemon runs. --s6 writes a service directory with readiness notification; its run script \
+             serves runit, too, without --ready-fd. A file that bellhop has not written is left alone.",
+        ],
+        verbs: &[
+            Command { name: "print", summary: "Print what would be installed", options: SERVICE, ..EMPTY },
+            Command { name: "install", summary: "Install it, and start the daemon", options: SERVICE, ..EMPTY },
+            Command { name: "uninstall", summary: "Stop the daemon, and remove it", options: SERVICE, ..EMPTY },
         ],
         ..EMPTY
     },
@@ -422,6 +451,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("BELLHOP_LOG", "Level of the log: error, warn, info (the default), debug or trace."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
     ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),
+    ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd: it is told when the daemon is ready, and that it lives."),
     ("NO_COLOR", "If set to anything but the empty string: no colours."),
     ("TERM", "dumb: no colours and no lines that overwrite each other."),
 ];

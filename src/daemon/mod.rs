@@ -9,6 +9,7 @@ pub mod channels;
 mod control;
 mod dump;
 mod health;
+mod notify;
 mod parts;
 mod queue;
 mod reload;
@@ -16,7 +17,9 @@ mod rooms;
 mod runtimes;
 mod signals;
 mod snapshot;
+mod watch;
 
+use std::fs::File;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,7 @@ use serde_json::{Map, Value};
 use crate::channel::manager::Backoff;
 use crate::cli::host::{Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
 use crate::config::{Config, Home};
+use crate::engine::journal::Journal;
 use crate::engine::{Engine, Recovery, now_ms};
 use crate::runtime::process;
 use crate::serve::follow::Follow;
@@ -35,9 +39,11 @@ use crate::store::{HomeLock, LockError};
 use agents::Agents;
 use channels::Channels;
 use control::NodeControl;
+use notify::Supervisor;
 use rooms::Rooms;
 use signals::Signal;
 use snapshot::Snapshots;
+use watch::{Ping, Watch, Watched};
 
 /// How long running turns may go on when the daemon is told to stop (`start`), unless told otherwise.
 pub const DRAIN: Duration = Duration::from_secs(20);
@@ -47,7 +53,8 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 pub struct Program;
 
 impl Host for Program {
-    fn run_foreground(&self, home: &Home, config: Config) -> ExitCode {
+    fn run_foreground(&self, home: &Home, config: Config, ready: Option<File>) -> ExitCode {
+        let supervisor = Arc::new(Supervisor::of_process(ready));
         let signals = match signals::listen() {
             Ok(signals) => signals,
             Err(e) => {
@@ -67,7 +74,20 @@ impl Host for Program {
             }
         };
         log::info!("daemon.started home={} pid={}", home.root().display(), std::process::id());
-        let drain = node.wait(&signals);
+        // This end stays open as long as the main loop listens to the other one.
+        let (main_loop, pings) = bounded(1);
+        let watch = match node.watch(&supervisor, main_loop.clone()) {
+            Ok(watch) => watch,
+            Err(e) => {
+                log::error!("daemon.watch_failed error={e}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let drain = node.wait(&signals, &pings);
+        supervisor.stopping();
+        if let Some(watch) = watch {
+            watch.stop();
+        }
         let interrupted = node.stop(drain, &signals);
         log::info!("daemon.stopped interrupted={interrupted}");
         ExitCode::SUCCESS
@@ -95,6 +115,7 @@ impl Host for Program {
 /// A running engine with its socket. Holds the lock of the home as long as it lives.
 struct Node {
     engine: Engine,
+    journal: Journal,
     home: Home,
     agents: Arc<Agents>,
     /// The document of the configuration that the process was started with.
@@ -128,6 +149,7 @@ impl Node {
         agents::prepare(home, &config.local_agents);
         let (parts, names) = parts::assemble(home, &config, Arc::clone(&follow), &rooms).map_err(StartError::Failed)?;
         parts::end_interrupted(&parts.journal, home);
+        let journal = parts.journal.clone();
         let engine = Engine::new(parts).map_err(|e| failed(&e))?;
         rooms.open(&engine);
         engine.recover(recovery);
@@ -152,6 +174,7 @@ impl Node {
         let (home, started_with) = (home.clone(), config.document);
         Ok(Self {
             engine,
+            journal,
             home,
             agents,
             started_with,
@@ -164,10 +187,26 @@ impl Node {
         })
     }
 
+    /// Has the loops looked after, where anybody supervises. `main_loop` leads to [`Node::wait`].
+    fn watch(&self, supervisor: &Arc<Supervisor>, main_loop: Sender<Ping>) -> std::io::Result<Option<Watch>> {
+        let watched = Watched {
+            engine: self.engine.clone(),
+            journal: self.journal.clone(),
+            channels: self.channels.clone(),
+            socket: self.home.socket(),
+            main_loop,
+        };
+        Watch::start(Arc::clone(supervisor), watched)
+    }
+
     /// Waits until somebody wants it to end; returns how long running turns may go on.
-    fn wait(&self, signals: &Receiver<Signal>) -> Duration {
+    fn wait(&self, signals: &Receiver<Signal>, pings: &Receiver<Ping>) -> Duration {
         loop {
             select_biased! {
+                recv(pings) -> ping => match ping {
+                    Ok(ping) => drop(ping.try_send(())),
+                    Err(_) => return Duration::ZERO,
+                },
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Stop) => return DRAIN,
                     Ok(Signal::Reload) => self.reload(),
