@@ -40,7 +40,7 @@ pub struct ChannelStatus {
     pub connected: bool,
     /// Whether it waits to be started again.
     pub restart_pending: bool,
-    /// How often it was started again.
+    /// How often it was started again, or tried to connect since it last did.
     pub reconnect_attempts: u64,
     /// When it was started last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,11 +70,13 @@ impl ChannelStatus {
     /// Takes what the channel says about itself.
     pub fn tell(&mut self, news: ChannelNews) {
         self.connected = news.connected.unwrap_or(self.connected);
+        self.reconnect_attempts = news.reconnect_attempts.unwrap_or(self.reconnect_attempts);
         self.authorized = news.authorized.or(self.authorized);
         self.last_poll_at = news.last_poll_at.or(self.last_poll_at);
         self.last_inbound_at = news.last_inbound_at.or(self.last_inbound_at);
         self.last_send_at = news.last_send_at.or(self.last_send_at);
-        self.last_error = news.last_error.or(self.last_error.take());
+        let before = self.last_error.take().filter(|_| news.connected != Some(true));
+        self.last_error = news.last_error.or(before);
     }
 }
 
@@ -263,6 +265,20 @@ mod tests {
         assert_eq!(c.step(Event::Stop, 1_004, 0.0), Effect::Abort);
         assert_eq!(c.step(crash(), 1_005, 0.0), Effect::Nothing, "it was told to end");
         assert!(!c.status.running && !c.status.restart_pending);
+    }
+
+    #[test]
+    fn a_connection_forgets_the_error_before_it() {
+        let mut c = channel(SHORT);
+        c.step(Event::Start, 0, 0.0);
+        let down =
+            ChannelNews { last_error: Some("gone".into()), reconnect_attempts: Some(3), ..ChannelNews::default() };
+        c.status.tell(down);
+        c.status.tell(ChannelNews { last_poll_at: Some(1), ..ChannelNews::default() });
+        assert_eq!((c.status.last_error.as_deref(), c.status.reconnect_attempts), (Some("gone"), 3));
+        let up = ChannelNews { connected: Some(true), reconnect_attempts: Some(0), ..ChannelNews::default() };
+        c.status.tell(up);
+        assert_eq!((c.status.last_error.as_deref(), c.status.reconnect_attempts), (None, 0));
     }
 
     #[test]

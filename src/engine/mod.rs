@@ -444,6 +444,16 @@ impl Engine {
         }
     }
 
+    /// Ids of a channel's messages that are not finished and that the far side does not know to be.
+    pub fn unfinished(&self, channel: &str) -> Vec<String> {
+        self.core.journal.view(|ledger| {
+            let open = |e: &&journal::Entry| {
+                e.channel == channel && !e.acked && !matches!(e.state, journal::EntryState::Done { .. })
+            };
+            ledger.entries().filter(open).flat_map(|e| e.ids.iter().cloned()).collect()
+        })
+    }
+
     /// What a message has behind it that is written in this turn of this agent; of any turn of the agent when that one
     /// does not run (a process may outlive its first turn). `None`: the agent runs no turn.
     pub fn asking(&self, turn_id: &str, agent: &str) -> Option<Asking> {

@@ -16,8 +16,10 @@ pub enum Exit {
 /// What a channel says about its own connection while it runs. `None`: no news.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChannelNews {
-    /// Whether the far side is reached.
+    /// Whether the far side is reached. That it is forgets what went wrong before.
     pub connected: Option<bool>,
+    /// How many attempts to reach it were made since it was reached last.
+    pub reconnect_attempts: Option<u64>,
     /// Whether the far side takes its credentials.
     pub authorized: Option<bool>,
     /// When the far side was asked last (Unix milliseconds).

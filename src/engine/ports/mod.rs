@@ -1,9 +1,10 @@
 //! The doors of the engine: [`Channel`], [`Runtime`], [`PromptBuilder`], [`TurnObserver`], and for those who account
-//! for turns [`TurnHook`].
+//! for turns [`TurnHook`]. The other way round, channels that fetch messages hand them to an [`Acceptor`].
 //!
 //! The engine declares these traits and calls them; the adapters under `channel`, `runtime`, `prompt`
 //! and `serve` implement them and know nothing of each other.
 
+mod acceptor;
 mod channel;
 mod hook;
 mod lifecycle;
@@ -11,6 +12,7 @@ mod observer;
 mod prompt;
 mod runtime;
 
+pub use acceptor::*;
 pub use channel::*;
 pub use hook::*;
 pub use lifecycle::*;
