@@ -11,7 +11,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::host::{LoginCheck, RuntimeRow, Wanted};
 use super::output::{one_line, say, say_json, table};
-use super::{Context, stop};
+use super::{Context, machine, stop};
 use crate::config::{Config, load};
 use crate::serve::client::Client;
 use crate::serve::wire::Wellness;
@@ -21,7 +21,7 @@ const LOW_SPACE: u64 = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     Warning,
     Broken,
@@ -29,21 +29,21 @@ enum Verdict {
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Finding {
-    what: &'static str,
-    verdict: Verdict,
-    text: String,
+pub(super) struct Finding {
+    pub(super) what: &'static str,
+    pub(super) verdict: Verdict,
+    pub(super) text: String,
     /// What to do, when something is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<String>,
 }
 
 impl Finding {
-    fn ok(what: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn ok(what: &'static str, text: impl Into<String>) -> Self {
         Self { what, verdict: Verdict::Ok, text: text.into(), fix: None }
     }
 
-    fn bad(what: &'static str, verdict: Verdict, text: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn bad(what: &'static str, verdict: Verdict, text: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { what, verdict, text: text.into(), fix: Some(fix.into()) }
     }
 }
@@ -67,6 +67,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let mut checks = vec![home(context)];
     checks.extend(permissions(context));
     checks.push(disk(context.home.root()));
+    checks.extend(machine::findings());
     checks.extend(match &loaded {
         Ok(config) => configuration(config, context),
         Err(error) => vec![Finding::bad(

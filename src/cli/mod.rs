@@ -22,6 +22,7 @@ mod doctor;
 mod failure;
 mod journal;
 mod logs;
+mod machine;
 mod memory;
 mod message;
 mod nearest;

@@ -167,7 +167,8 @@ fn need_root() -> Result<(), Failure> {
     }
 }
 
-fn user_unit_path() -> Result<PathBuf, Failure> {
+/// Where the unit of the user belongs.
+pub(super) fn user_unit_path() -> Result<PathBuf, Failure> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let config = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
     let config = config.ok_or_else(|| Failure::new("HOME is not set, so there is no place for a user's unit"))?;
@@ -219,9 +220,14 @@ fn install_s6(dir: &Path, text: &str) -> Result<Exit, Failure> {
 /// Without lingering a user's services end with the last session of that user.
 fn warn_of_linger() {
     let Some(user) = user_name() else { return };
-    if !Path::new("/var/lib/systemd/linger").join(&user).exists() {
+    if !lingers(&user) {
         complain(&format!("it ends when you log out, unless you let it linger: loginctl enable-linger {user}"));
     }
+}
+
+/// Whether the services of a user run without a login.
+pub(super) fn lingers(user: &str) -> bool {
+    Path::new("/var/lib/systemd/linger").join(user).exists()
 }
 
 /// The name of who runs this.
