@@ -7,12 +7,14 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellhop::engine::cancel::CancelToken;
 use bellhop::engine::ports::{Capabilities, Delivery, ErrorClass, RunError, RunResult, Thrown, TurnStatus, Usage};
 use bellhop::engine::route::{Match, QueueMode, Route};
 use bellhop::engine::{Acceptance, Recovery, Rotation, Settings};
 use bellhop::message::{BlockKind, ConversationKind, OutboundKind, SenderKind, Status, Trace, TrustLevel};
 use support::engine::{
-    Build, FakeChannel, FakePrompts, Gate, Harness, TempDir, answer, block, failure, group, hang, message, script,
+    Build, FakeChannel, FakePrompts, Gate, Harness, PATIENCE, TempDir, answer, block, failure, group, hang, message,
+    script,
 };
 
 fn serial() -> Vec<Route> {
@@ -809,6 +811,40 @@ fn a_cancelled_message_is_settled_without_a_reply_whether_it_runs_or_waits() {
     assert!(settled.iter().all(|s| s.why == "cancelled"));
     assert!(h.reports.reports.wait(2).iter().all(|r| r.status == TurnStatus::Cancelled));
     assert_eq!((h.runtime.runs.len(), h.channel.sent.len()), (1, 0));
+}
+
+#[test]
+fn cancelling_while_a_superseded_turn_comes_to_its_end_cancels_that_too() {
+    let gate = Arc::new(Gate::default());
+    let slow = Arc::clone(&gate);
+    let h = Harness::script("cancel-late", move |n, _, cancel, _| {
+        assert_eq!(n, 0, "nothing runs again");
+        let aborted = hang(cancel);
+        slow.pass(&CancelToken::new().unwrap());
+        aborted
+    });
+    h.accept(message("1", "first"));
+    h.runtime.runs.wait(1);
+    h.accept(message("2", "newer"));
+    assert_eq!(h.engine.cancel_conversation("botcord", "ag_me", "rm_oc_1"), 2);
+    gate.open();
+    let settled = h.channel.settled.wait(2);
+    assert!(settled.iter().all(|s| s.why == "cancelled"), "{settled:?}");
+    assert!(h.engine.wait_idle(PATIENCE));
+    assert_eq!((h.runtime.runs.len(), h.channel.sent.len()), (1, 0));
+}
+
+#[test]
+fn a_message_that_is_carried_twice_has_one_last_record() {
+    let h = Harness::script("carry", |n, _, cancel, _| if n < 2 { hang(cancel) } else { Ok(answer("third", "s")) });
+    for (runs, id) in ["1", "2", "3"].into_iter().enumerate() {
+        h.accept(message(id, id));
+        h.runtime.runs.wait(runs + 1);
+    }
+    h.channel.settled.wait(1);
+    assert_eq!(h.runtime.runs.all()[2].text, "1\n2\n3");
+    let dropped: Vec<_> = h.transcript().into_iter().filter(|r| r["kind"] == "dropped").collect();
+    assert_eq!(dropped.len(), 2, "{dropped:?}");
 }
 
 #[test]

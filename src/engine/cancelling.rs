@@ -1,7 +1,5 @@
 //! Cancelling on a person's wish: what runs and what waits anywhere on its way.
 
-use std::sync::Arc;
-
 use super::Engine;
 use super::cancel::CancelReason;
 use super::core::Job;
@@ -30,20 +28,19 @@ impl Engine {
         let removed = state.queues.remove_waiting(|_, arrival| any(&arrival.payload)).into_iter();
         let mut removed: Vec<_> = removed.map(|(_, arrival)| (arrival.turn_id, arrival.payload)).collect();
         removed.extend(state.shelf.extract_if(|_, s| any(&s.job)).map(|(_, s)| (s.turn_id, s.job)));
+        // While the lanes are locked: what is superseded would come back into them.
         let running: Vec<_> = state
             .live
             .iter()
-            .filter(|(_, live)| !live.is_told() && live.messages.iter().any(|m| wanted(m)))
-            .map(|(id, live)| (id.clone(), Arc::clone(live)))
+            .filter(|(_, live)| live.messages.iter().any(|m| wanted(m)) && live.token.cancel(CancelReason::User))
+            .map(|(id, live)| (id.clone(), live.messages.len() as u64))
             .collect();
         let parked: Vec<_> = state.parks.keys_where(any).iter().map(|key| state.parks.overtaken(core, key)).collect();
         drop(state);
         let mut count = parked.into_iter().map(|parked| parked.settle(core, Some("cancelled"))).sum();
-        for (turn_id, live) in running {
-            if !live.token.is_cancelled() {
-                count += live.messages.len() as u64;
-                core.cancel(&turn_id, &live, CancelReason::User);
-            }
+        for (turn_id, messages) in running {
+            core.cancelled(&turn_id);
+            count += messages;
         }
         let arriving = core.intake.remove(any).into_iter().map(|a| (a.turn_id, a.job));
         for (turn_id, mut job) in removed.into_iter().chain(arriving).chain(core.asides.remove(any)) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::aside::{self, SetAside};
 use super::attachments;
-use super::cancel::CancelReason;
+use super::cancel::{AlreadyOver, CancelReason};
 use super::capture::{self, Capture};
 use super::core::{Core, Job, Live};
 use super::journal::{self, Record};
@@ -15,7 +15,6 @@ use super::outcome::{self, BreakerNews, Facts, Outcome, Reply, Run, SessionActio
 use super::ports::{
     FailureSummary, RunResult, Settled, Thrown, TurnDone, TurnEvent, TurnFailure, TurnReport, TurnStatus,
 };
-use super::queue::Ending;
 use super::records::{self, Ended};
 use super::sessions::{SessionChange, SessionEntry};
 use super::settle;
@@ -30,11 +29,15 @@ const DEFER: Duration = Duration::from_secs(5);
 
 /// Concludes a turn, unless that was done already; returns whether this call did it.
 pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
-    if turn.concluded.swap(true, Ordering::AcqRel) {
-        return false;
-    }
+    let Ok(cancelled) = turn.token.end() else { return false };
+    ended(core, turn, cancelled, run);
+    true
+}
+
+/// Concludes a turn of which the caller has the end.
+fn ended(core: &Arc<Core>, turn: &Arc<Turn>, cancelled: Option<CancelReason>, run: Run) {
     // What was whole when the shutdown came is answered: a second run would do everything twice.
-    let cancelled = turn.token.reason().filter(|why| *why != CancelReason::Shutdown || !is_whole(&run));
+    let cancelled = cancelled.filter(|why| *why != CancelReason::Shutdown || !is_whole(&run));
     turn.signals.end(cancelled == Some(CancelReason::Superseded));
     complete(core, turn, &run);
     let outcome = {
@@ -54,28 +57,36 @@ pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
     if parked.is_none() {
         parking::ended(core, turn, &run);
     }
-    let ending = match cancelled {
+    match cancelled {
         _ if parked.is_some() => {
             park(core, turn, &run, &outcome, parked);
-            Ending::Carried
+            carry_over(core, turn, &run, false);
+            return;
         }
         Some(CancelReason::Superseded) if core.settings.carry_superseded => {
             log::info!("turn.superseded queue={} turn={}", turn.key, turn.id);
-            Ending::Carried
+            carry_over(core, turn, &run, false);
+            return;
         }
         Some(CancelReason::Shutdown) => {
             log::info!("turn.interrupted queue={} turn={}", turn.key, turn.id);
             drop(core.journal.append(Record::Interrupted { turn: turn.id.clone() }));
             core.lock().interrupted += 1;
-            Ending::Settled
         }
-        _ => {
-            finish(core, turn, &run, outcome);
-            Ending::Settled
-        }
-    };
-    core.turn_over(&turn.key, &turn.id, ending);
-    true
+        _ => finish(core, turn, &run, outcome),
+    }
+    core.turn_over(&turn.key, &turn.id, &turn.merged_from);
+}
+
+/// The turn is over, its messages go on in a later one. Not so if a person has cancelled it since its end: then they
+/// end with it. Returns whether they go on; with `rest` their lane waits.
+fn carry_over(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, rest: bool) -> bool {
+    let carried = core.carry_over(turn, rest);
+    if !carried {
+        finish(core, turn, run, Outcome::cancelled());
+        core.turn_over(&turn.key, &turn.id, &turn.merged_from);
+    }
+    carried
 }
 
 /// The runtime cannot work for a while: what the run left is kept, and its messages wait.
@@ -377,17 +388,20 @@ fn report(
 
 /// The journal could not take the start: nothing was run, the messages wait in their lane for a while.
 pub(super) fn defer(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
-    if turn.concluded.swap(true, Ordering::AcqRel) {
-        return false;
+    let run = Run::Threw(Thrown::new("cancelled before the run"));
+    match turn.token.end() {
+        Err(AlreadyOver) => return false,
+        Ok(None | Some(CancelReason::Superseded)) => {}
+        // It was told to end for good: it must not come back.
+        Ok(cancelled) => {
+            ended(core, turn, cancelled, run);
+            return true;
+        }
     }
     turn.signals.end(true);
-    let mut state = core.lock();
-    state.live.remove(&turn.id);
-    state.waits.left(&turn.id);
-    state.queues.finished(&turn.key, &turn.id, Ending::Carried);
-    state.queues.set_blocked(&turn.key, true);
-    drop(state);
-    core.turn_ended.notify_all();
+    if !carry_over(core, turn, &run, true) {
+        return true;
+    }
     let (again, key) = (Arc::clone(core), turn.key.clone());
     core.timers.after(DEFER, move || {
         again.lock().queues.set_blocked(&key, false);
@@ -416,7 +430,7 @@ pub(super) fn abandon(core: &Arc<Core>, turn_id: &str) {
 
 /// Three attempts were interrupted: a fourth is not made.
 pub(super) fn dead_letter(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
-    if turn.concluded.swap(true, Ordering::AcqRel) {
+    if turn.token.end().is_err() {
         return false;
     }
     let attempts = turn.attempt - 1;
@@ -427,28 +441,23 @@ pub(super) fn dead_letter(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
     dead::keep(core, &turn.entries(), &format!("interrupted {attempts} times"));
     let text = format!("⚠️ This message was interrupted {attempts} times and is not tried again.");
     finish(core, turn, &Run::Returned(RunResult::default()), internal("interrupted", text));
-    core.turn_over(&turn.key, &turn.id, Ending::Settled);
+    core.turn_over(&turn.key, &turn.id, &turn.merged_from);
     true
 }
 
 /// The turn's thread panicked: the messages are accounted for, the conversation goes on.
 pub(super) fn panicked(core: &Arc<Core>, live: &Live, key: &str, turn_id: &str, messages: &[Arc<Inbound>]) -> bool {
     let turn = live.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    match turn {
-        Some(turn) if !turn.concluded.swap(true, Ordering::AcqRel) => {
-            let text = "⚠️ An internal error ended this turn; it is in the log.".to_owned();
-            finish(core, &turn, &Run::Returned(RunResult::default()), internal("internal", text));
-            core.turn_over(key, turn_id, Ending::Settled);
-            true
-        }
+    if let Some(turn) = turn.as_ref().filter(|turn| turn.token.end().is_ok()) {
+        let text = "⚠️ An internal error ended this turn; it is in the log.".to_owned();
+        finish(core, turn, &Run::Returned(RunResult::default()), internal("internal", text));
+    } else {
         // It panicked while it was being concluded or before it was prepared: the journal still has the
         // messages, and the next start answers them.
-        _ => {
-            log::error!("turn.unfinished queue={key} turn={turn_id} messages={}", messages.len());
-            core.turn_over(key, turn_id, Ending::Settled);
-            true
-        }
+        log::error!("turn.unfinished queue={key} turn={turn_id} messages={}", messages.len());
     }
+    core.turn_over(key, turn_id, turn.as_ref().map_or(&[], |turn| &turn.merged_from));
+    true
 }
 
 /// An outcome that is not the runtime's.

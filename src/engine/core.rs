@@ -130,7 +130,8 @@ pub(super) struct State {
     pub(super) dormant: HashSet<String>,
     /// Conversations whose agent waits.
     pub(super) parks: Parks,
-    /// Turns of which their transcript says already that another one took their place.
+    /// Turn ids of which their transcript says already that another one took their place, and whose messages are not
+    /// accounted for yet.
     pub(super) superseded: HashSet<String>,
     /// Messages that a person or a route has set aside, by their entries.
     pub(super) shelf: HashMap<String, Shelved>,
@@ -270,20 +271,25 @@ impl Core {
         let mut state = self.lock();
         let overtaken = ends_wait.then(|| state.parks.overtaken(self, &key));
         let order = state.queues.arrive(&key, arrival);
-        let live = order.as_ref().and_then(|o| state.live.get(&o.turn_id).cloned());
-        if let (Some(order), Some(_)) = (&order, &live) {
+        let superseded = order.and_then(|order| {
+            let live = Arc::clone(state.live.get(&order.turn_id)?);
+            // While the lane is locked: a turn that has just ended by itself was not superseded.
+            if !live.token.cancel(CancelReason::Superseded) {
+                return None;
+            }
             state.superseded.insert(order.turn_id.clone());
-        }
+            Some((order, live))
+        });
         drop(state);
         if let Some(overtaken) = overtaken {
             overtaken.settle(self, None);
         }
-        if let (Some(order), Some(live)) = (order, live) {
+        if let Some((order, live)) = superseded {
             if let Some(message) = live.messages.last() {
                 records::dropped(self, message, &order.turn_id, DropReason::QueueCancelPrevious, Some(&order.by));
             }
             log::info!("turn.supersede queue={key} turn={} by={}", order.turn_id, order.by);
-            self.cancel(&order.turn_id, &live, CancelReason::Superseded);
+            self.cancelled(&order.turn_id);
         }
         self.pump();
         self.changed();
@@ -305,11 +311,18 @@ impl Core {
         self.channel(&message.channel).is_none_or(|c| c.capabilities().coalesce)
     }
 
-    /// Sets a turn's token and makes sure that the turn ends even if its adapter does not return.
-    pub(super) fn cancel(self: &Arc<Self>, turn_id: &str, live: &Live, reason: CancelReason) {
-        if !live.token.cancel(reason) {
-            return;
+    /// Sets a turn's token and makes sure that the turn ends even if its adapter does not return. False: it was
+    /// cancelled before, or has ended.
+    pub(super) fn cancel(self: &Arc<Self>, turn_id: &str, live: &Live, reason: CancelReason) -> bool {
+        let first = live.token.cancel(reason);
+        if first {
+            self.cancelled(turn_id);
         }
+        first
+    }
+
+    /// What follows once a turn's token is set.
+    pub(super) fn cancelled(self: &Arc<Self>, turn_id: &str) {
         self.approvals.end(turn_id);
         let core = Arc::clone(self);
         let turn_id = turn_id.to_owned();
@@ -420,18 +433,40 @@ impl Core {
         self.timers.after(Duration::from_secs(1), move || core.pump());
     }
 
-    /// A turn is over: frees its lane.
-    pub(super) fn turn_over(&self, key: &str, turn_id: &str, ending: Ending) {
+    /// A turn is over and its messages are accounted for: frees its lane.
+    /// `merged`: the turn ids that went into it.
+    pub(super) fn turn_over(&self, key: &str, turn_id: &str, merged: &[String]) {
         let mut state = self.lock();
         state.live.remove(turn_id);
         state.waits.left(turn_id);
-        state.queues.finished(key, turn_id, ending);
-        if ending == Ending::Settled {
-            state.superseded.remove(turn_id);
+        state.queues.finished(key, turn_id, Ending::Settled);
+        for id in merged.iter().map(String::as_str).chain([turn_id]) {
+            state.superseded.remove(id);
         }
         drop(state);
         self.turn_ended.notify_all();
         self.changed();
+    }
+
+    /// A turn is over: frees its lane and puts its messages back to its front. With `rest` nothing starts there until
+    /// [`Queues::set_blocked`] says otherwise. False, and nothing is done, if a person has cancelled the turn since
+    /// its end.
+    pub(super) fn carry_over(&self, turn: &Turn, rest: bool) -> bool {
+        let mut state = self.lock();
+        // While the lane is locked, as a person's cancelling is: it finds the messages here or there.
+        if turn.token.reason() == Some(CancelReason::User) {
+            return false;
+        }
+        state.live.remove(&turn.id);
+        state.waits.left(&turn.id);
+        state.queues.finished(&turn.key, &turn.id, Ending::Carried);
+        if rest {
+            state.queues.set_blocked(&turn.key, true);
+        }
+        drop(state);
+        self.turn_ended.notify_all();
+        self.changed();
+        true
     }
 }
 

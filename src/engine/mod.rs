@@ -43,6 +43,8 @@ mod records;
 mod recover;
 pub mod replying;
 pub mod route;
+#[cfg(test)]
+mod schedules;
 pub mod sessions;
 pub mod settle;
 pub mod signals;

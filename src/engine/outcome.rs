@@ -165,6 +165,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// That of a turn that a person has cancelled.
+    pub fn cancelled() -> Self {
+        Self::silent(TurnStatus::Cancelled, "cancelled")
+    }
+
     fn silent(status: TurnStatus, why: &'static str) -> Self {
         Self {
             status,
@@ -189,7 +194,7 @@ pub fn decide(run: &Run, facts: &Facts<'_>, capture: impl FnOnce(&str) -> Captur
         }
         Some(CancelReason::User) => {
             let session = facts.worked_in.map_or(SessionAction::Keep, |id| SessionAction::Upsert(id.to_owned()));
-            return Outcome { session, ..Outcome::silent(TurnStatus::Cancelled, "cancelled") };
+            return Outcome { session, ..Outcome::cancelled() };
         }
         Some(CancelReason::Timeout) => return timed_out(facts),
         Some(CancelReason::Budget) => return over_budget(facts),

@@ -48,8 +48,6 @@ pub(super) fn park(core: &Arc<Core>, turn: &Turn, run: &Run, cause: Cause) {
         let mut state = core.lock();
         state.waits.met(&key, &turn.id, cause, reset, now);
         let news = state.waits.tell(&key, &turn.key);
-        // They are merged again with every try, and told of once.
-        state.superseded.extend(turn.merged_from.iter().cloned());
         if effects {
             // The next run is told that this one may have changed something.
             state.queues.amend_current(&turn.key, &turn.id, |job| job.interrupted = true);

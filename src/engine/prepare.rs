@@ -45,8 +45,8 @@ pub(super) fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Optio
         } else {
             (DropReason::BatchMerged, Some(turn_id.as_str()))
         };
-        // One last record for each turn id.
-        if !core.lock().superseded.remove(&id) {
+        // One last record for each turn id, however often its message is carried on.
+        if core.lock().superseded.insert(id.clone()) {
             records::dropped(core, &job.message, &id, reason, superseded_by);
         }
         merged_from.push(id);
@@ -84,7 +84,6 @@ pub(super) fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Optio
         began: live.began,
         signals,
         progress: Mutex::default(),
-        concluded: AtomicBool::new(false),
         told: AtomicBool::new(false),
     })
 }

@@ -62,6 +62,7 @@ pub enum Ending {
     Carried,
 }
 
+#[derive(Clone, Debug)]
 struct Lane<T> {
     waiting: VecDeque<Arrival<T>>,
     current: Option<Current<T>>,
@@ -69,6 +70,7 @@ struct Lane<T> {
     blocked: bool,
 }
 
+#[derive(Clone, Debug)]
 struct Current<T> {
     turn_id: String,
     arrivals: Vec<Arrival<T>>,
@@ -76,6 +78,7 @@ struct Current<T> {
 }
 
 /// All lanes of the daemon.
+#[derive(Clone, Debug)]
 pub struct Queues<T> {
     lanes: HashMap<String, Lane<T>>,
     ready_owner: VecDeque<String>,

@@ -3,7 +3,7 @@
 //! What follows from that end is in [`super::conclude`].
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,6 @@ pub(super) struct Turn {
     pub(super) attempt: u32,
     pub(super) signals: Signals,
     pub(super) progress: Mutex<Progress>,
-    pub(super) concluded: AtomicBool,
     /// Its end was told: for everybody outside it runs no more, although its lane is freed a moment later.
     pub(super) told: AtomicBool,
 }
@@ -211,7 +210,7 @@ fn watch(core: &Arc<Core>, turn: &Arc<Turn>) {
     }
     let (again, watched) = (Arc::clone(core), Arc::downgrade(turn));
     let timer = core.timers.after(limit, move || {
-        let Some(turn) = watched.upgrade().filter(|t| !t.concluded.load(Ordering::Acquire)) else { return };
+        let Some(turn) = watched.upgrade().filter(|t| !t.token.is_over()) else { return };
         if let Some(silent) = turn.silence().filter(|s| *s >= limit) {
             log::warn!("turn.silent queue={} turn={} silent_ms={}", turn.key, turn.id, silent.as_millis());
         }
