@@ -1,6 +1,7 @@
 //! bellhop carries messages between rooms and the agent CLIs of a machine.
 //!
 //! - [`message`], [`text`] and the like know nobody: words, measures, secrets, files.
+//! - [`json`] is the one road from documents to types and back.
 //! - [`store`] makes files that survive a crash; [`config`] is the configuration and every path.
 //! - [`engine`] turns messages into turns and replies; it declares the traits the others implement.
 //! - [`serve`] is the control API: a Unix socket for the commands of a person, and its client.
@@ -14,6 +15,7 @@ pub mod crypto;
 pub mod daemon;
 pub mod engine;
 pub mod failure;
+pub mod json;
 pub mod message;
 pub mod net;
 pub mod prompt;

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::json;
 use serde::Serialize;
 
 /// Writes text to standard output, with a newline at the end if it has none.
@@ -16,7 +17,7 @@ pub fn say(text: &str) -> io::Result<()> {
 
 /// Writes a value as indented JSON to standard output.
 pub fn say_json(value: &impl Serialize) -> io::Result<()> {
-    say(&serde_json::to_string_pretty(value)?)
+    say(&json::to_string_pretty(value)?)
 }
 
 /// Writes a line for people to standard error. There is nobody to tell when that fails.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::args::Parsed;
@@ -15,16 +15,38 @@ use super::output::{ago, one_line, say, say_json, table};
 use super::{Context, connect};
 use crate::config::paths::plain;
 use crate::engine::{forget_noted_sessions, noted_sessions};
+use crate::json;
 use crate::serve::wire::{ResetSessions, SessionInfo, Sessions};
 use crate::store::{self, HomeLock, Loaded, RealDisk};
 
 /// The store's file. Members that this program does not need survive a change.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[serde(try_from = "Map<String, Value>")]
 struct Store {
-    version: u64,
     entries: BTreeMap<String, Value>,
-    #[serde(flatten)]
     more: Map<String, Value>,
+}
+
+impl TryFrom<Map<String, Value>> for Store {
+    type Error = &'static str;
+
+    fn try_from(mut more: Map<String, Value>) -> Result<Self, Self::Error> {
+        if !more.get("version").is_some_and(Value::is_u64) {
+            return Err("version is not a number");
+        }
+        match more.remove("entries") {
+            Some(Value::Object(entries)) => Ok(Self { entries: entries.into_iter().collect(), more }),
+            _ => Err("entries is not an object"),
+        }
+    }
+}
+
+impl From<Store> for Value {
+    fn from(store: Store) -> Self {
+        let mut document = store.more;
+        document.insert("entries".into(), store.entries.into_iter().collect());
+        Self::Object(document)
+    }
 }
 
 /// What of an entry is shown.
@@ -114,7 +136,7 @@ fn read(context: &Context<'_>) -> Result<Option<Store>, Failure> {
     // Not load_json: a reader moves nothing aside.
     let path = context.home.sessions();
     match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
+        Ok(bytes) => json::from_slice(&bytes)
             .map(Some)
             .map_err(|e| Failure::new(format!("{}: not a session store: {e}", path.display()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -129,7 +151,7 @@ fn entries(context: &Context<'_>, stored: BTreeMap<String, Value>) -> Result<BTr
         .map_err(|e| Failure::new(format!("{} cannot be read: {}", journal.display(), plain(&e))))?;
     let mut entries = stored;
     for change in noted {
-        match change.entry.and_then(|e| serde_json::to_value(e).ok()) {
+        match change.entry.and_then(|e| json::to_value(&e).ok()) {
             Some(entry) => drop(entries.insert(change.key, entry)),
             None => drop(entries.remove(&change.key)),
         }
@@ -142,7 +164,7 @@ fn stored(context: &Context<'_>) -> Result<Sessions, Failure> {
     let mut sessions: Vec<SessionInfo> = entries(context, stored)?
         .into_iter()
         .filter_map(|(key, value)| {
-            let e: Entry = serde_json::from_value(value).ok()?;
+            let e: Entry = json::from_value(&value).ok()?;
             Some(SessionInfo {
                 key,
                 runtime: e.runtime,
@@ -168,7 +190,7 @@ fn forget(context: &Context<'_>, which: &ResetSessions) -> Result<u64, Failure> 
     let _lock = HomeLock::acquire(&context.home.daemon_dir(), "bellhop sessions reset")
         .map_err(|e| Failure { exit: Exit::Unreachable, message: format!("{e}; it does not answer") })?;
     let mut store: Store = match store::load_json(&RealDisk, &path).map_err(|e| Failure::new(e.to_string()))? {
-        Loaded::Missing => Store { version: 1, entries: BTreeMap::new(), more: Map::new() },
+        Loaded::Missing => Store { entries: BTreeMap::new(), more: Map::from_iter([("version".into(), 1.into())]) },
         Loaded::Ok(store) => store,
         Loaded::Corrupt { moved_to, why } => {
             let moved = moved_to.display();
@@ -191,6 +213,6 @@ fn forget(context: &Context<'_>, which: &ResetSessions) -> Result<u64, Failure> 
     // First the journal, whose word counts: a crash between the two leaves the sessions forgotten.
     forget_noted_sessions(&context.home.journal(), &keys).map_err(|e| Failure::new(e.to_string()))?;
     store.entries.retain(|key, _| !keys.contains(key));
-    store::write_json(&RealDisk, &path, &store).map_err(|e| Failure::new(e.to_string()))?;
+    store::write_json(&RealDisk, &path, &Value::from(store)).map_err(|e| Failure::new(e.to_string()))?;
     Ok(keys.len() as u64)
 }

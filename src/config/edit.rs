@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::document::ConfigError;
 use super::load;
 use super::paths::{Home, HomeError, plain};
+use crate::json;
 use crate::store::{self, RealDisk, StoreError};
 
 /// A change that could not be made. The file is as it was.
@@ -57,7 +58,7 @@ pub fn edit(home: &Home, change: impl FnOnce(&mut Map<String, Value>)) -> Result
     let path = home.config();
     let mut document = load::load(&path).map_err(EditError::Config)?.document;
     change(&mut document);
-    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
+    let mut text = json::to_string_pretty(&document).unwrap_or_default();
     text.push('\n');
     load::parse(&text, &path).map_err(EditError::Config)?;
     store::write(&RealDisk, &path, text.as_bytes()).map_err(EditError::Store)

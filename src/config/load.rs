@@ -15,6 +15,7 @@ use super::paths::{expand_tilde, plain};
 use super::{AcpRuntime, Config, LocalAgent, McpServer, Permission, PromptVia, RUNTIMES, routes};
 use crate::engine::approvals::Decide;
 use crate::engine::waits::Who;
+use crate::json;
 use crate::message::TrustLevel;
 
 /// The longest configuration file, in bytes.
@@ -52,7 +53,7 @@ pub fn read(file: &Path) -> Result<Option<String>, String> {
 pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     // An editor's byte order mark is not worth a refusal.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let value: Value = serde_json::from_str(text).map_err(|e| not_json(&e, file))?;
+    let value = json::parse(text.as_bytes()).map_err(|e| not_json(&e, file))?;
     let mut to = Complaints::new(text);
     let root = Node::root(&value);
     let mut config = Config { file: Some(file.to_owned()), ..Config::default() };
@@ -264,7 +265,7 @@ fn acp_runtimes(root: &Node<'_>, to: &mut Complaints<'_>) -> Vec<AcpRuntime> {
 fn mcp_servers(node: &Node<'_>, to: &mut Complaints<'_>) -> Vec<McpServer> {
     let mut servers = Vec::new();
     for server in node.list("mcpServers", to).unwrap_or_default() {
-        match serde_json::from_value(server.value().clone()) {
+        match json::from_value(server.value()) {
             Ok(parsed) => servers.push(parsed),
             Err(_) => server.complain(to, "expected {name, command, args?, env?} or {name, url, headers?}"),
         }

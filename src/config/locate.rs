@@ -1,5 +1,7 @@
 //! Finds the line of a value in a JSON text, so that a complaint about a field can say where it is.
 
+use crate::json;
+
 /// One step from a document to a value in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -86,7 +88,7 @@ impl Scan<'_> {
         let start = self.at;
         self.skip();
         let text = self.bytes.get(start..self.at)?;
-        serde_json::from_slice(text).ok()
+        json::parse(text).ok()?.as_str().map(str::to_owned)
     }
 
     /// Moves behind the value at the cursor. Counts brackets: no recursion, whatever the depth.

@@ -39,7 +39,7 @@ fn readable(Stamped { t, record }: &Stamped) -> String {
 
 fn described(record: &Record) -> (&'static str, String) {
     match record {
-        Record::Base => ("base", String::new()),
+        Record::Base {} => ("base", String::new()),
         Record::Boot { pid, version } => ("boot", format!("pid={pid} version={version}")),
         Record::Accepted { e, ids, q, msg, past, .. } => {
             let attempts = past.as_ref().map_or_else(String::new, |p| format!(" attempts={}", p.attempts));

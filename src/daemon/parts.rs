@@ -15,6 +15,7 @@ use crate::engine::route::{Route, Routes};
 use crate::engine::sessions::SessionStore;
 use crate::engine::transcript::Writer;
 use crate::engine::{LINGERS, Lingering, Parts, Rotation, Settings, now_ms};
+use crate::json;
 use crate::prompt::{Homes, Prompts};
 use crate::runtime::settings::Warm;
 use crate::runtime::{Registry, RuntimeSettings, claude_code, process};
@@ -138,7 +139,7 @@ pub(super) fn end_interrupted(journal: &Journal, home: &Home) {
     });
     for (_, value) in &lingering {
         // What one that has ended by itself left running was left on purpose.
-        if let Ok(Lingering { turn, process }) = serde_json::from_value(value.clone())
+        if let Ok(Lingering { turn, process }) = json::from_value(value)
             && process::Process::pid_lives(process)
         {
             turns.push((turn, Some(process)));

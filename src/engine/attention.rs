@@ -9,6 +9,7 @@ use super::gate::Policy;
 use super::journal::{Journal, Record};
 use super::now_ms;
 use super::policy::{Known, PolicyCache};
+use crate::json;
 
 /// Prefixes of the notes' keys.
 const POLICY: &str = "policy:";
@@ -16,14 +17,13 @@ const FUSE: &str = "fuse:";
 
 /// The policies that the journal knows. They count as outdated: each is asked for again when it is needed.
 pub(super) fn known_policies(journal: &Journal) -> PolicyCache {
-    let notes =
-        notes(journal, POLICY).into_iter().filter_map(|(key, value)| match serde_json::from_value::<Known>(value) {
-            Ok(known) => Some(Known { fresh_until: i64::MIN, ..known }),
-            Err(e) => {
-                log::warn!("policy.note_unreadable key={key} error={e}");
-                None
-            }
-        });
+    let notes = notes(journal, POLICY).into_iter().filter_map(|(key, value)| match json::from_value::<Known>(&value) {
+        Ok(known) => Some(Known { fresh_until: i64::MIN, ..known }),
+        Err(e) => {
+            log::warn!("policy.note_unreadable key={key} error={e}");
+            None
+        }
+    });
     PolicyCache::from_state(notes.collect())
 }
 
@@ -52,7 +52,7 @@ pub(super) fn write_policies(core: &Core) {
             Some(conversation) => format!("{POLICY}{}\n{conversation}", change.agent),
             None => format!("{POLICY}{}", change.agent),
         };
-        let record = match change.known.map(serde_json::to_value) {
+        let record = match change.known.as_ref().map(json::to_value) {
             Some(Ok(value)) => Record::Note { key, value },
             Some(Err(e)) => {
                 log::error!("policy.unwritable agent={} error={e}", change.agent);

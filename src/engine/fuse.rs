@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::json;
 use crate::message::{Inbound, SenderKind};
 
 /// Conversations kept; beyond it the ones longest unused are forgotten.
@@ -89,12 +90,12 @@ struct FuseState {
 impl Fuse {
     /// The counts of one conversation, for writing down; `None` when there are none.
     pub fn state(&self, key: &str) -> Option<serde_json::Value> {
-        serde_json::to_value(self.conversations.get(key)?).ok()
+        json::to_value(self.conversations.get(key)?).ok()
     }
 
     /// Goes on from what was written down; returns whether it could be read.
     pub fn restore(&mut self, key: &str, state: serde_json::Value) -> bool {
-        let state = serde_json::from_value(state).map(|state| self.conversations.insert(key.to_owned(), state));
+        let state = json::from_value(&state).map(|state| self.conversations.insert(key.to_owned(), state));
         state.is_ok()
     }
 

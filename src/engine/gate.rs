@@ -11,7 +11,7 @@ use crate::message::Inbound;
 
 /// What an agent pays attention to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(from = "String", into = "String")]
 pub enum Mode {
     /// Every message.
     #[default]
@@ -25,8 +25,33 @@ pub enum Mode {
     /// None.
     Muted,
     /// A mode that this version does not know: every message.
-    #[serde(untagged)]
     Other(String),
+}
+
+impl From<String> for Mode {
+    fn from(word: String) -> Self {
+        match word.as_str() {
+            "always" => Self::Always,
+            "mention_only" => Self::MentionOnly,
+            "keyword" => Self::Keyword,
+            "allowed_senders" => Self::AllowedSenders,
+            "muted" => Self::Muted,
+            _ => Self::Other(word),
+        }
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Always => "always".into(),
+            Mode::MentionOnly => "mention_only".into(),
+            Mode::Keyword => "keyword".into(),
+            Mode::AllowedSenders => "allowed_senders".into(),
+            Mode::Muted => "muted".into(),
+            Mode::Other(word) => word,
+        }
+    }
 }
 
 /// A policy of attention, in the form in which it travels. The default wakes on everything.
@@ -54,7 +79,7 @@ impl Policy {
             list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
         };
         Self {
-            mode: policy.get("mode").and_then(|m| Mode::deserialize(m).ok()).unwrap_or_default(),
+            mode: policy.get("mode").and_then(Value::as_str).map(|m| m.to_owned().into()).unwrap_or_default(),
             keywords: strings("keywords"),
             allowed_sender_ids: strings("allowedSenderIds"),
             muted_until: policy.get("muted_until").and_then(Value::as_f64).map(|t| t as i64),

@@ -8,6 +8,7 @@ use super::ports::{ErrorClass, RunResult, Thrown, TurnFailure, TurnStatus};
 use super::sessions::SessionEntry;
 use super::transcript::{Delivery, TurnErrorPhase};
 use crate::failure;
+use crate::json;
 use crate::message::OutboundKind;
 use crate::text::{clip, trim};
 
@@ -305,7 +306,7 @@ pub fn error_text(message: &str, error_ref: &str) -> String {
 
 /// The class as the wire spells it.
 pub fn class_name(class: ErrorClass) -> String {
-    match serde_json::to_value(class) {
+    match json::to_value(&class) {
         Ok(serde_json::Value::String(name)) => name,
         _ => "other".into(),
     }

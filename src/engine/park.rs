@@ -10,6 +10,7 @@ use std::{fmt, fs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::json;
 use crate::message::{ConversationKind, Inbound};
 
 /// Longest single wait, and longest wait in a row, in milliseconds.
@@ -62,7 +63,7 @@ impl Marker {
     /// Reads a marker. `None` when it is not one or its time has come; a later time than [`WAIT_LIMIT_MS`] from
     /// now is cut to that.
     pub fn parse(content: &str, now: i64) -> Option<Self> {
-        let value: Value = serde_json::from_str(content).ok()?;
+        let value = json::parse(content.as_bytes()).ok()?;
         let deadline = value.as_object()?.get("deadlineMs")?.as_f64().filter(|n| n.is_finite())? as i64;
         let deadline_ms = deadline.min(now.saturating_add(WAIT_LIMIT_MS));
         let reason = value.get("reason").and_then(Value::as_str).map(str::to_owned);

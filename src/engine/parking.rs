@@ -14,6 +14,7 @@ use super::outcome::Run;
 use super::turn::{self, Turn};
 use super::waits::{self, Cause, NOTE, Wait, Waits, Who};
 use crate::failure;
+use crate::json;
 
 /// The timer sleeps no longer than this at once, so that a clock that was set does not make it late.
 const LONGEST_SLEEP_MS: i64 = 600_000;
@@ -116,7 +117,7 @@ pub(super) fn restore(core: &Arc<Core>) {
     });
     let mut waits = Waits::default();
     for (key, value) in notes {
-        match serde_json::from_value::<Wait>(value) {
+        match json::from_value::<Wait>(&value) {
             Ok(wait) if core.settings.parking.who(wait.cause) != Who::Nobody => waits.restore(key, wait),
             _ => drop(core.journal.append(Record::Forget { key: format!("{NOTE}{key}") })),
         }
@@ -126,7 +127,7 @@ pub(super) fn restore(core: &Arc<Core>) {
 }
 
 fn keep(core: &Core, key: &str, wait: &Wait) {
-    match serde_json::to_value(wait) {
+    match json::to_value(wait) {
         Ok(value) => drop(core.journal.append(Record::Note { key: format!("{NOTE}{key}"), value })),
         Err(e) => log::error!("wait.unwritable on={key} error={e}"),
     }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::core::Core;
 use super::journal::{self, Journal, JournalError, JournalOptions, Line, Record};
 use super::sessions::{SessionChange, SessionEntry, SessionStore, WRITE_DELAY};
+use crate::json;
 use crate::store::RealDisk;
 
 /// Prefix of the notes' keys.
@@ -33,7 +34,7 @@ impl Sessions {
             ledger.notes(NOTE).map(|(k, note)| (k[NOTE.len()..].to_owned(), note.value.clone())).collect()
         });
         for (key, value) in notes {
-            match serde_json::from_value::<SessionChange>(value) {
+            match json::from_value::<SessionChange>(&value) {
                 Ok(change) => {
                     sessions.store.apply(&change);
                 }
@@ -56,7 +57,7 @@ impl Sessions {
     /// Notes a change in the journal and applies it. Durable with the next record that is waited for.
     pub(super) fn change(&self, journal: &Journal, change: &SessionChange) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        match serde_json::to_value(change) {
+        match json::to_value(change) {
             Ok(value) => journal.append_behind(Record::Note { key: format!("{NOTE}{}", change.key), value }),
             Err(e) => log::error!("session.unwritable key={} error={e}", change.key),
         }
@@ -122,9 +123,9 @@ pub fn noted_sessions(dir: &Path) -> std::io::Result<Vec<SessionChange>> {
         let Line::Known(stamped) = line.line else { continue };
         match stamped.record {
             // A new segment says everything that still holds.
-            Record::Base => noted.clear(),
+            Record::Base {} => noted.clear(),
             Record::Note { key, value } => {
-                if let (true, Ok(change)) = (key.starts_with(NOTE), serde_json::from_value::<SessionChange>(value)) {
+                if let (true, Ok(change)) = (key.starts_with(NOTE), json::from_value::<SessionChange>(&value)) {
                     noted.insert(key, change);
                 }
             }
@@ -142,7 +143,7 @@ pub fn forget_noted_sessions(dir: &Path, keys: &[String]) -> Result<(), JournalE
     let tickets: Vec<_> = keys
         .iter()
         .filter_map(|key| {
-            let value = serde_json::to_value(SessionChange { key: key.clone(), entry: None }).ok()?;
+            let value = json::to_value(&SessionChange { key: key.clone(), entry: None }).ok()?;
             Some(opened.journal.append(Record::Note { key: format!("{NOTE}{key}"), value }))
         })
         .collect();

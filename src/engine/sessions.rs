@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ports::Usage;
+use crate::json;
 use crate::message::{ConversationKind, Inbound};
 use crate::store::{self, Disk, Loaded, StoreError};
 
@@ -255,7 +256,7 @@ impl SessionStore {
             }
             let document = Document { version: VERSION, entries: &state.entries };
             (
-                serde_json::to_vec_pretty(&document).map_err(|e| StoreError::at("write", &self.path)(e.into()))?,
+                json::to_vec_pretty(&document).map_err(|e| StoreError::at("write", &self.path)(e.into()))?,
                 state.generation,
             )
         };

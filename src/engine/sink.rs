@@ -13,6 +13,7 @@ use super::ports::{Approval, ApprovalRequest, FreshStart, ProcessId, RunSink, Tu
 use super::records;
 use super::transcript::BlockSummary;
 use super::turn::{self, Turn};
+use crate::json;
 use crate::message::{Block, BlockKind, Status};
 
 /// Prefix of the keys of notes that hold a [`Lingering`].
@@ -83,7 +84,7 @@ impl RunSink for TurnSink {
 
     fn lingers(&mut self, process: ProcessId) {
         let turn = &self.turn;
-        match serde_json::to_value(Lingering { turn: turn.id.clone(), process }) {
+        match json::to_value(&Lingering { turn: turn.id.clone(), process }) {
             // One per conversation: the next turn of it ends the one before.
             Ok(value) => drop(self.core.journal.append(Record::Note { key: format!("{LINGERS}{}", turn.key), value })),
             Err(e) => log::error!("turn.linger_unwritable turn={} error={e}", turn.id),

@@ -78,7 +78,7 @@ pub enum Phase {
 
 /// What a runtime says about its own state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(from = "StatusForm", into = "StatusForm")]
 pub enum Status {
     /// It is about to write.
     Typing {
@@ -90,7 +90,6 @@ pub enum Status {
         /// Beginning, change or end.
         phase: Phase,
         /// What it does, for people.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         label: Option<String>,
     },
 }
@@ -104,5 +103,39 @@ impl Status {
     /// The end of thinking.
     pub fn stopped() -> Self {
         Self::Thinking { phase: Phase::Stopped, label: None }
+    }
+}
+
+/// `{kind: typing|thinking, phase, label?}`
+#[derive(Serialize, Deserialize)]
+struct StatusForm {
+    kind: StatusKind,
+    phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StatusKind {
+    Typing,
+    Thinking,
+}
+
+impl From<StatusForm> for Status {
+    fn from(form: StatusForm) -> Self {
+        match form.kind {
+            StatusKind::Typing => Self::Typing { phase: form.phase },
+            StatusKind::Thinking => Self::Thinking { phase: form.phase, label: form.label },
+        }
+    }
+}
+
+impl From<Status> for StatusForm {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Typing { phase } => Self { kind: StatusKind::Typing, phase, label: None },
+            Status::Thinking { phase, label } => Self { kind: StatusKind::Thinking, phase, label },
+        }
     }
 }

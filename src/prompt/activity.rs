@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{files, sender};
+use crate::json;
 use crate::message::Inbound;
 use crate::sanitize;
 use crate::text;
@@ -141,7 +142,7 @@ impl Shared {
         if !state.loaded {
             state.loaded = true;
             let content = files::read_at_most(&self.path, FILE_LIMIT).unwrap_or_default();
-            state.document = serde_json::from_slice(&content).unwrap_or_default();
+            state.document = json::from_slice(&content).unwrap_or_default();
         }
         state
     }
@@ -153,7 +154,7 @@ impl Shared {
         }
         state.document.version = 1;
         state.document.entries.retain(|_, e| now.saturating_sub(e.last_activity_at) <= KEPT_MS);
-        let document = serde_json::to_value(&state.document);
+        let document = json::to_value(&state.document);
         drop(state);
         let written = self
             .path

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::files;
+use crate::json;
 use crate::sanitize::{body, one_line};
 use crate::text;
 
@@ -78,7 +79,7 @@ pub fn read(agent_dir: &Path, agent: &str, room_id: &str, now: i64) -> Option<Pr
 }
 
 fn load(directory: &Path) -> Option<Profile> {
-    serde_json::from_slice(&files::read_at_most(&directory.join("profile.json"), FILE_LIMIT)?).ok()
+    json::from_slice(&files::read_at_most(&directory.join("profile.json"), FILE_LIMIT)?).ok()
 }
 
 impl Profile {

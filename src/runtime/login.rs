@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::{Probe, RuntimeSettings, capture, claude_code, environ, fields, trial};
+use crate::json;
 use crate::redact;
 use crate::runtime::digest;
 
@@ -95,7 +94,7 @@ fn ask(probe: &Probe, settings: &RuntimeSettings) -> Login {
 /// What an answer means. The exit code decides, the words are for people.
 fn judge(id: &str, code: Option<i32>, stdout: &str, stderr: &str) -> Login {
     let said = [stdout, stderr].into_iter().find_map(|text| text.lines().find_map(digest::line));
-    let status: Value = serde_json::from_str(stdout).unwrap_or_default();
+    let status = json::parse(stdout.as_bytes()).unwrap_or_default();
     let told = match (fields::words(&status, &["authMethod"]), said) {
         (Some(method), _) => format!("{id}: {method}"),
         (None, Some(_)) if status.is_object() => {

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{ErrorClass, ResumedSession, RunError, RunRequest, RunResult, RunSink, Runtime, Thrown};
+use crate::json;
 use crate::message::{Block, BlockKind, Digest, Status};
 use crate::redact;
 use crate::runtime::context_file::{Held, Scratch};
@@ -387,7 +388,7 @@ pub(super) struct Driver<'a> {
 
 impl Driver<'_> {
     pub(super) fn object(&mut self, line: &str) -> Option<Value> {
-        if let Ok(value @ Value::Object(_)) = serde_json::from_str(line) {
+        if let Ok(value @ Value::Object(_)) = json::parse(line.as_bytes()) {
             return Some(value);
         }
         self.other_lines += 1;

@@ -58,7 +58,7 @@ impl RuntimePermissions {
 
 /// An MCP server that agents may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "McpServerForm")]
 pub enum McpServer {
     /// Reached over HTTP.
     Http {
@@ -67,7 +67,6 @@ pub enum McpServer {
         /// Address.
         url: String,
         /// Headers of every request; secret.
-        #[serde(default)]
         headers: BTreeMap<String, String>,
     },
     /// Started by the agent.
@@ -77,12 +76,37 @@ pub enum McpServer {
         /// Program.
         command: String,
         /// Arguments.
-        #[serde(default)]
         args: Vec<String>,
         /// Variables; secret.
-        #[serde(default)]
         env: BTreeMap<String, String>,
     },
+}
+
+/// What is given for either kind; an address makes it one that is reached over HTTP.
+#[derive(Deserialize)]
+struct McpServerForm {
+    name: String,
+    url: Option<String>,
+    command: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+}
+
+impl TryFrom<McpServerForm> for McpServer {
+    type Error = &'static str;
+
+    fn try_from(form: McpServerForm) -> Result<Self, Self::Error> {
+        let McpServerForm { name, url, command, headers, args, env } = form;
+        match (url, command) {
+            (Some(url), _) => Ok(Self::Http { name, url, headers }),
+            (None, Some(command)) => Ok(Self::Stdio { name, command, args, env }),
+            (None, None) => Err("neither url nor command is given"),
+        }
+    }
 }
 
 /// A generic agent that speaks the Agent Client Protocol; its id is `acp:<name>`.

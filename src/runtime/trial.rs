@@ -10,6 +10,7 @@ use super::login::Login;
 use super::{Registry, RuntimeSettings};
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::ports::{Approval, ApprovalRequest, ProcessId, RunRequest, RunResult, RunSink, Runtimes, Thrown};
+use crate::json;
 use crate::message::{Block, Budget, ConversationKind, Status, TrustLevel};
 use crate::redact;
 use crate::runtime::digest;
@@ -79,7 +80,7 @@ fn attempt(id: &str, registry: &Registry, cwd: &Path) -> Result<RunResult, Throw
 
 fn judge(done: Result<RunResult, Thrown>, took: Duration) -> Login {
     let line = |text: &str| digest::line(&redact::text(text)).unwrap_or_default();
-    let class = |class| serde_json::to_value(class).ok().and_then(|v| v.as_str().map(str::to_owned));
+    let class = |class| json::to_value(&class).ok().and_then(|v| v.as_str().map(str::to_owned));
     let failed = |kind, message: &str| {
         let kind = class(kind).map(|kind| format!("{kind}: ")).unwrap_or_default();
         Login::Failed(format!("{kind}{} ({} ms)", line(message), took.as_millis()))

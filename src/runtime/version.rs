@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::engine::cancel::CancelToken;
+use crate::json;
 use crate::runtime::environ;
 use crate::runtime::process::{Driven, Handler, Io, Process, Spec, Stdin, StopLimits};
 use crate::runtime::resolve::FileId;
@@ -59,7 +60,7 @@ impl Answers {
     pub fn kept_in(directory: Option<&Path>) -> Self {
         let answers = Self { known: Mutex::default(), file: directory.map(|dir| dir.join("answers.json")) };
         let bytes = answers.file.as_ref().and_then(|file| RealDisk.read(file, MAX_FILE).ok()).unwrap_or_default();
-        let document = serde_json::from_slice::<Document>(&bytes).ok().filter(|document| document.form == FORM);
+        let document = json::from_slice::<Document>(&bytes).ok().filter(|document| document.form == FORM);
         for kept in document.into_iter().flat_map(|document| document.answers).take(MAX_KEPT) {
             let Ok(mtime_ns) = kept.mtime_ns.parse() else { continue };
             let file = FileId { dev: kept.dev, ino: kept.ino, mtime_ns, size: kept.size };
@@ -84,7 +85,7 @@ impl Answers {
             })
         };
         let answers = self.lock().iter().filter_map(keep).take(MAX_KEPT).collect();
-        let Ok(bytes) = serde_json::to_vec(&Document { form: FORM, answers }) else { return };
+        let Ok(bytes) = json::to_vec(&Document { form: FORM, answers }) else { return };
         if RealDisk.read(path, MAX_FILE).is_ok_and(|before| before == bytes) {
             return;
         }

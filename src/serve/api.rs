@@ -10,6 +10,7 @@ use super::wire::{
     MessageState, Queue, QueueAction, QueueChanged, QueueItem, ResetSessions, Sessions, SessionsReset, Shutdown,
     ShuttingDown, Submit, Wellness,
 };
+use crate::json;
 
 /// Longest reason of an answer, in bytes.
 const REASON_LIMIT: usize = 1_024;
@@ -180,8 +181,7 @@ struct Empty {}
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Failure> {
     if request.body.is_empty() {
         // No body says as much as an empty object.
-        return serde_json::from_str("{}")
-            .map_err(|e| bad(format!("there is no body; a JSON object is expected: {e}")));
+        return json::from_str("{}").map_err(|e| bad(format!("there is no body; a JSON object is expected: {e}")));
     }
     let given = request.header("content-type").unwrap_or_default();
     let mut parts = given.split(';').map(str::trim);
@@ -196,7 +196,7 @@ fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Failure> {
         let message = format!("Content-Type is {}; application/json is expected", shown(given));
         return Err(Failure::new(ErrorKind::UnsupportedMediaType, message));
     }
-    serde_json::from_slice(&request.body).map_err(|e| {
+    json::from_slice(&request.body).map_err(|e| {
         let what = if e.is_data() { "the body does not fit" } else { "the body is not JSON" };
         bad(format!("{what}: {}", crate::text::clip(&e.to_string(), 300)))
     })

@@ -24,6 +24,7 @@ use super::wire::{
 
 mod events;
 
+use crate::json;
 pub use events::Events;
 
 /// Longest head of an answer, in bytes.
@@ -211,7 +212,7 @@ impl Client {
         let (status, body) = self.exchange("GET", "/health", None)?;
         if status == 200 || status == 503 {
             // A 503 is also what a server at its limits says; that one is an error object.
-            if let Ok(health) = serde_json::from_slice(&body) {
+            if let Ok(health) = json::from_slice(&body) {
                 return Ok(health);
             }
         }
@@ -264,7 +265,7 @@ impl Client {
     }
 
     fn post<A: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<A, ClientError> {
-        let body = serde_json::to_vec(request).map_err(|e| ClientError::NotUnderstood(e.to_string()))?;
+        let body = json::to_vec(request).map_err(|e| ClientError::NotUnderstood(e.to_string()))?;
         let (status, body) = self.exchange("POST", path, Some(&body))?;
         understand(status, &body)
     }
@@ -385,9 +386,9 @@ fn read_once(stream: &mut UnixStream, into: &mut Vec<u8>) -> io::Result<usize> {
 
 fn understand<A: DeserializeOwned>(status: u16, body: &[u8]) -> Result<A, ClientError> {
     if (200..300).contains(&status) {
-        return serde_json::from_slice(body).map_err(|e| ClientError::NotUnderstood(e.to_string()));
+        return json::from_slice(body).map_err(|e| ClientError::NotUnderstood(e.to_string()));
     }
-    Err(match serde_json::from_slice::<ErrorAnswer>(body) {
+    Err(match json::from_slice::<ErrorAnswer>(body) {
         Ok(answer) => ClientError::Answered { status, failure: answer.error },
         Err(_) => ClientError::NotUnderstood(format!("status {status} without an error object")),
     })

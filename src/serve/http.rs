@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use super::wire::{ErrorAnswer, ErrorKind, Failure};
+use crate::json;
 
 /// What a server puts up with.
 #[derive(Clone, Copy, Debug)]
@@ -267,7 +268,7 @@ pub const JSON: &str = "application/json; charset=utf-8";
 impl Answer {
     /// A JSON document.
     pub fn json(status: u16, document: &impl serde::Serialize) -> Self {
-        match serde_json::to_vec(document) {
+        match json::to_vec(document) {
             Ok(mut body) => {
                 // Friendlier to `curl` in a terminal.
                 body.push(b'\n');
@@ -279,7 +280,7 @@ impl Answer {
 
     /// An error.
     pub fn failure(failure: &Failure) -> Self {
-        let body = serde_json::to_vec(&ErrorAnswer { error: failure.clone() }).unwrap_or_default();
+        let body = json::to_vec(&ErrorAnswer { error: failure.clone() }).unwrap_or_default();
         Self { status: failure.kind.status(), content_type: JSON, allow: None, body: [body, b"\n".to_vec()].concat() }
     }
 

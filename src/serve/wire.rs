@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::ports::TurnReport;
+use crate::json;
 use crate::message::{Block, BlockKind, Status};
 
 pub use super::queue::{AGE_MINUTES, QUEUE_LIMIT, Queue, QueueAction, QueueChanged, QueueItem, QueueShape, QueueState};
@@ -528,24 +529,24 @@ impl Event {
     /// The JSON in the stream's `data:` line; never contains a line break.
     pub fn data(&self) -> serde_json::Result<String> {
         match self {
-            Self::Queued(data) => serde_json::to_string(data),
-            Self::Started(data) => serde_json::to_string(data),
-            Self::Block(data) => serde_json::to_string(data),
-            Self::Status(data) => serde_json::to_string(data),
-            Self::Approval(data) => serde_json::to_string(data),
-            Self::Finished(data) => serde_json::to_string(data),
+            Self::Queued(data) => json::to_string(data),
+            Self::Started(data) => json::to_string(data),
+            Self::Block(data) => json::to_string(data),
+            Self::Status(data) => json::to_string(data),
+            Self::Approval(data) => json::to_string(data),
+            Self::Finished(data) => json::to_string(data),
         }
     }
 
     /// The event of a name and its data; `None` for a name that this version does not know.
     pub fn parse(name: &str, data: &str) -> serde_json::Result<Option<Self>> {
         Ok(Some(match name {
-            "queued" => Self::Queued(serde_json::from_str(data)?),
-            "started" => Self::Started(serde_json::from_str(data)?),
-            "block" => Self::Block(serde_json::from_str(data)?),
-            "status" => Self::Status(serde_json::from_str(data)?),
-            "approval" => Self::Approval(serde_json::from_str(data)?),
-            "finished" => Self::Finished(serde_json::from_str(data)?),
+            "queued" => Self::Queued(json::from_str(data)?),
+            "started" => Self::Started(json::from_str(data)?),
+            "block" => Self::Block(json::from_str(data)?),
+            "status" => Self::Status(json::from_str(data)?),
+            "approval" => Self::Approval(json::from_str(data)?),
+            "finished" => Self::Finished(json::from_str(data)?),
             _ => return Ok(None),
         }))
     }

@@ -34,7 +34,7 @@ pub fn interrupted_with_effects(home: &Home) -> BTreeSet<String> {
     for line in dump(&home.join("daemon/journal")).into_iter().flatten().flatten() {
         let Line::Known(stamped) = line.line else { continue };
         match stamped.record {
-            Record::Base => {
+            Record::Base {} => {
                 message.clear();
                 turns.clear();
                 open.clear();

@@ -189,7 +189,7 @@ fn a_line_tells_when_it_was_changed() {
     let text = std::str::from_utf8(line).unwrap();
     assert!(text.starts_with(r#"{"v":1,"t":1767225600000,"k":"started","e":["e1"],"#), "{text}");
 
-    let base = encode(NOW, &Record::Base).unwrap();
+    let base = encode(NOW, &Record::Base {}).unwrap();
     assert_eq!(base.len(), r#"{"v":1,"t":1767225600000,"k":"base","c":"00000000"}"#.len() + 1);
     for at in 0..line.len() {
         let mut damaged = line.to_vec();

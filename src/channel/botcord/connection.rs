@@ -16,6 +16,7 @@ use super::socket::{Effect, Event, Machine, Timing, Trigger};
 use crate::crypto;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{ChannelNews, Exit};
+use crate::json;
 use crate::net::ws::{self, Incoming, Request, Socket, WsError};
 
 /// Longest message of the hub, in bytes; it says little more than that there is something.
@@ -175,7 +176,7 @@ impl<'a> Connection<'a> {
         match effect {
             Effect::Open { socket, refused } => return self.open(socket, refused),
             Effect::Auth => {
-                let token = serde_json::to_string(self.token.as_deref().unwrap_or_default()).unwrap_or_default();
+                let token = json::to_string(self.token.as_deref().unwrap_or_default()).unwrap_or_default();
                 return Ok(self.send(&format!("{{\"type\":\"auth\",\"token\":{token}}}")));
             }
             Effect::Ping => return Ok(self.send("{\"type\":\"ping\"}")),
@@ -258,7 +259,7 @@ fn meaning(agent: &str, n: u32, incoming: Incoming) -> Option<Event> {
             return Some(Event::Closed(n, code));
         }
     };
-    match serde_json::from_str::<Frame>(&text).ok()?.kind.as_str() {
+    match json::from_str::<Frame>(&text).ok()?.kind.as_str() {
         "auth_ok" => Some(Event::AuthOk(n)),
         "inbox_update" => {
             log::debug!("botcord.inbox_update agent={agent}");

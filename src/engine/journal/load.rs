@@ -111,7 +111,7 @@ fn begins_with_base(disk: &dyn Disk, path: &Path) -> Result<bool, JournalError> 
         let mut lines = Lines::new(disk.open_read(path)?);
         Ok(match lines.next_line()? {
             Some((_, RawLine::Whole(line))) => {
-                matches!(record::decode(line), Ok(Line::Known(Stamped { record: Record::Base, .. })))
+                matches!(record::decode(line), Ok(Line::Known(Stamped { record: Record::Base {}, .. })))
             }
             _ => false,
         })

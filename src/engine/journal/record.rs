@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::json;
 use crate::message::{Inbound, Outbound};
 
 /// Format version of a line.
@@ -18,10 +19,10 @@ pub const MAX_LINE: usize = 64 * 1024 * 1024;
 
 /// Something that happened. Entries (`e`) and turns are named by the ids the engine gave them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "k", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Record {
     /// Everything before this record is obsolete; the state follows.
-    Base,
+    Base {},
     /// A daemon opened the journal.
     Boot {
         /// Its process id.
@@ -289,15 +290,22 @@ pub enum Line {
 
 /// Encodes a record as a line, newline included.
 pub fn encode(t: i64, record: &Record) -> Result<Vec<u8>, serde_json::Error> {
-    #[derive(Serialize)]
-    struct Full<'a> {
-        v: u32,
-        t: i64,
-        #[serde(flatten)]
-        record: &'a Record,
+    // serde writes `{"<kind>":{<fields>}}`; the line has the kind beside the fields.
+    let written = json::to_vec(record)?;
+    let (kind, fields) = written
+        .strip_prefix(b"{\"")
+        .and_then(|rest| rest.strip_suffix(b"}}"))
+        .and_then(|rest| rest.split_at_checked(rest.iter().position(|b| *b == b'"')?))
+        .and_then(|(kind, rest)| Some((kind, rest.strip_prefix(b"\":{")?)))
+        .ok_or_else(|| serde::ser::Error::custom("a record without fields"))?;
+    let mut line = format!("{{\"v\":{VERSION},\"t\":{t},\"k\":\"").into_bytes();
+    line.reserve(written.len() + CHECK_KEY.len() + SUM_LEN + 3);
+    line.extend_from_slice(kind);
+    line.push(b'"');
+    if !fields.is_empty() {
+        line.push(b',');
+        line.extend_from_slice(fields);
     }
-    let mut line = serde_json::to_vec(&Full { v: VERSION, t, record })?;
-    line.pop(); // the closing brace
     let sum = checksum(&line);
     line.extend_from_slice(CHECK_KEY);
     line.extend_from_slice(&sum);
@@ -307,13 +315,6 @@ pub fn encode(t: i64, record: &Record) -> Result<Vec<u8>, serde_json::Error> {
 
 /// Decodes a line without its newline. The error says in a few words what is wrong with it.
 pub fn decode(line: &[u8]) -> Result<Line, &'static str> {
-    #[derive(Deserialize)]
-    struct Head<'a> {
-        v: u32,
-        t: i64,
-        #[serde(borrow)]
-        k: std::borrow::Cow<'a, str>,
-    }
     let body_len = line.len().checked_sub(CHECK_KEY.len() + SUM_LEN + 2).ok_or("too short")?;
     let (body, tail) = line.split_at(body_len);
     let sum =
@@ -322,13 +323,17 @@ pub fn decode(line: &[u8]) -> Result<Line, &'static str> {
         return Err("wrong checksum");
     }
     // From here on the line is what somebody wrote; failures are those of the writer.
-    let head: Head<'_> = serde_json::from_slice(line).map_err(|_| "not a record")?;
-    if head.v != VERSION || !Record::knows(&head.k) {
+    let fields = json::parse(line).map_err(|_| "not a record")?;
+    let (Some(version), Some(t), Some(kind)) = (fields["v"].as_u64(), fields["t"].as_i64(), fields["k"].as_str())
+    else {
+        return Err("not a record");
+    };
+    if version != u64::from(VERSION) || !Record::knows(kind) {
         let text = std::str::from_utf8(line).map_err(|_| "not UTF-8")?;
         return Ok(Line::Unknown(text.to_owned()));
     }
-    let record = serde_json::from_slice(line).map_err(|_| "a field is missing or of the wrong type")?;
-    Ok(Line::Known(Stamped { t: head.t, record }))
+    let record = json::from_variant(kind, &fields).map_err(|_| "a field is missing or of the wrong type")?;
+    Ok(Line::Known(Stamped { t, record }))
 }
 
 const CHECK_KEY: &[u8] = b",\"c\":\"";

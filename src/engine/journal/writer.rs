@@ -266,7 +266,7 @@ impl Writer {
             }
             other => other?,
         };
-        let mut piece = record::encode(now_ms(), &Record::Base)?;
+        let mut piece = record::encode(now_ms(), &Record::Base {})?;
         let mut len = 0;
         for stamped in &snapshot.records {
             piece.extend(record::encode(stamped.t, &stamped.record)?);

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
 use crate::crypto::short_hash;
+use crate::json;
 
 /// Longest name that is taken as it is, and longest encoded name, in bytes.
 const PLAIN_LIMIT: usize = 128;
@@ -123,7 +124,7 @@ pub(super) struct Owner {
 pub(super) fn owner(path: &Path) -> Option<Owner> {
     let mut line = Vec::new();
     BufReader::new(open_read(path).ok()?.take(FIRST_LINE_LIMIT)).read_until(b'\n', &mut line).ok()?;
-    serde_json::from_slice(&line).ok()
+    json::from_slice(&line).ok()
 }
 
 /// Opens a file for reading; never a symbolic link, and never waiting for the other end of a pipe.

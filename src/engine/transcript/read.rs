@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::RuntimeFailure;
 use super::paths::{self, DIRECTORY, Place};
+use crate::json;
 
 /// Longest line that is read; bellhop writes far shorter ones.
 const LINE_LIMIT: u64 = 16 << 20;
@@ -273,7 +274,7 @@ fn find_in(path: &Path, by: ErrorSelector<'_>) -> io::Result<Option<FoundError>>
             return Ok(None);
         }
         // What is no record is not looked at.
-        let Ok(line) = serde_json::from_slice::<Line>(&bytes) else { continue };
+        let Ok(line) = json::from_slice::<Line>(&bytes) else { continue };
         let is_failure = matches!(line.kind.as_str(), "turn_error" | "runtime_failure")
             && (line.error_ref.is_some() || line.runtime_failure.is_some());
         let is_meant = match by {

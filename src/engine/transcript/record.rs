@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::failure::RuntimeFailure;
+use crate::json;
 use crate::message::{self, Inbound, SenderKind};
 use crate::{redact, text};
 
@@ -244,7 +245,7 @@ impl Body {
         let raw = || {
             let raw = redact::block(&block.raw);
             // Measuring writes it once more, which only those pay who ask for it.
-            let size = serde_json::to_vec(&raw).map_or(usize::MAX, |json| json.len());
+            let size = json::to_vec(&raw).map_or(usize::MAX, |json| json.len());
             (size <= RAW_LIMIT).then_some(raw)
         };
         Self::Block {

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::paths::{self, DIRECTORY, Place};
 use super::read;
 use super::record::Record;
+use crate::json;
 use crate::message::Inbound;
 
 /// Size in bytes beyond which a file is rotated.
@@ -109,9 +110,9 @@ impl Writer {
     pub fn has_end(&self, message: &Inbound, turn_id: &str) -> bool {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Seen<'a> {
-            kind: &'a str,
-            turn_id: &'a str,
+        struct Seen {
+            kind: String,
+            turn_id: String,
         }
         if !self.inner.enabled {
             return true;
@@ -123,8 +124,8 @@ impl Writer {
         lines
             .iter()
             .rev()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .any(|seen: Seen<'_>| seen.turn_id == turn_id && ["outbound", "turn_error"].contains(&seen.kind))
+            .filter_map(|line| json::from_str(line).ok())
+            .any(|seen: Seen| seen.turn_id == turn_id && ["outbound", "turn_error"].contains(&seen.kind.as_str()))
     }
 
     /// Deletes files that were last written before the time less [`RETENTION`], but none that a running turn writes
@@ -167,7 +168,7 @@ impl Inner {
     }
 
     fn append(&self, state: &mut State, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
+        let mut line = json::to_vec(record)?;
         line.push(b'\n');
 
         let (agent, room, topic) = record.place();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::store::{MemoryError, MemoryStore};
+use crate::json;
 use crate::text;
 
 /// Longest goal, in UTF-16 units.
@@ -81,7 +82,7 @@ impl Memory {
             sections: &'a BTreeMap<String, String>,
         }
         let hashed = Hashed { version: 2, goal: self.goal.as_deref(), sections: &self.sections };
-        let json = serde_json::to_vec(&hashed).unwrap_or_default();
+        let json = json::to_vec(&hashed).unwrap_or_default();
         format!("wm-sha256:{}", crate::crypto::short_hash(&json, 16))
     }
 

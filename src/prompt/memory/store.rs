@@ -8,9 +8,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::{error, fmt};
 
-use serde_json::Value;
-
 use super::{Memory, Update, UpdateError, Updated};
+use crate::json;
 use crate::prompt::files;
 
 /// Largest file that is read, in bytes.
@@ -65,8 +64,7 @@ impl MemoryStore {
     /// daemons is moved to its place now.
     pub fn read(&self, agent: &str) -> Option<Memory> {
         let dir = self.dir(agent).ok()?;
-        let document: Value =
-            serde_json::from_slice(&files::read_at_most(&self.locate(agent, &dir), FILE_LIMIT)?).ok()?;
+        let document = json::parse(&files::read_at_most(&self.locate(agent, &dir), FILE_LIMIT)?).ok()?;
         Memory::from_value(&document)
     }
 
@@ -101,7 +99,7 @@ impl MemoryStore {
         let canonical = dir.join("working-memory.json");
         let found = self.locate(agent, &dir);
         let content = read_whole(&found).map_err(failed(&found))?;
-        let known = content.as_deref().map(|c| serde_json::from_slice(c).ok().as_ref().and_then(Memory::from_value));
+        let known = content.as_deref().map(|c| json::parse(c).ok().as_ref().and_then(Memory::from_value));
         if known == Some(None) {
             files::move_aside(&found).map_err(failed(&found))?;
         }

@@ -24,6 +24,7 @@ use super::rpc::{self, Id, Incoming, RpcError};
 use super::trace::Trace;
 use super::update::{AnswerText, Update};
 use crate::engine::ports::{Approval, ErrorClass, RunSink, Usage};
+use crate::json;
 use crate::message::{Block, Status};
 use crate::redact;
 use crate::runtime::classify;
@@ -304,7 +305,7 @@ impl<'a> Turn<'a> {
     }
 
     fn initialized(&mut self, result: Value, io: &mut Io) {
-        let answer: Initialized = serde_json::from_value(result).unwrap_or_default();
+        let answer: Initialized = json::from_value(&result).unwrap_or_default();
         let version = &answer.protocol_version;
         if !version.is_null() && version.as_u64() != Some(PROTOCOL_VERSION) {
             let version = text::clip(&version.to_string(), 40);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::engine::ports::Usage;
+use crate::json;
 use crate::runtime::settings::McpServer;
 
 /// The version of the protocol that this client speaks.
@@ -60,7 +61,7 @@ impl Default for InitializeParams {
 /// A member that is missing, null or of another type than expected is its default: agents differ in what
 /// they announce, and none of it is worth failing a turn for.
 fn lenient<'de, D: Deserializer<'de>, T: Default + serde::de::DeserializeOwned>(d: D) -> Result<T, D::Error> {
-    Ok(serde_json::from_value(Value::deserialize(d)?).unwrap_or_default())
+    Ok(json::from_value(&Value::deserialize(d)?).unwrap_or_default())
 }
 
 /// Result of `initialize`.
@@ -136,7 +137,7 @@ struct OfferedModel {
 impl SessionOpened {
     /// Reads a result.
     pub fn from_result(result: Value) -> Self {
-        serde_json::from_value(result).unwrap_or_default()
+        json::from_value(&result).unwrap_or_default()
     }
 
     /// Whether the session can be put into this mode.
@@ -334,7 +335,7 @@ struct TokenCount {
 impl Prompted {
     /// Reads a result.
     pub fn from_result(result: Value) -> Self {
-        serde_json::from_value(result).unwrap_or_default()
+        json::from_value(&result).unwrap_or_default()
     }
 
     /// Why the agent stopped.

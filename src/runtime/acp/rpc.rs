@@ -3,10 +3,11 @@
 //! Reading never fails loudly: a line that is no message is [`Incoming::Garbage`], because agents print
 //! banners and warnings on stdout and a turn must survive them.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::engine::ports::ErrorClass;
+use crate::json;
 
 /// Longest error text that is kept, in UTF-16 units; what an agent puts into `data` has no limit of its own.
 const ERROR_TEXT_LIMIT: usize = 4_096;
@@ -17,7 +18,7 @@ pub const METHOD_NOT_FOUND: i64 = -32_601;
 const AUTH_REQUIRED: i64 = -32_000;
 
 /// Id of an agent's request: a number (0 included) or a string. Answered with exactly what came.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Id {
     /// A number, kept as written.
@@ -139,30 +140,13 @@ impl RpcError {
     }
 }
 
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    id: Value,
-    #[serde(default)]
-    method: Value,
-    #[serde(default)]
-    params: Value,
-    #[serde(default, deserialize_with = "present")]
-    result: Option<Value>,
-    #[serde(default)]
-    error: Value,
-}
-
-/// Tells `"result": null`, an answer, from no `result` at all.
-fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(d).map(Some)
-}
-
 /// Reads one line.
 pub fn read(line: &str) -> Incoming {
-    let Ok(Line { id, method, params, result, error }) = serde_json::from_str::<Line>(line) else {
-        return Incoming::Garbage;
-    };
+    let Ok(Value::Object(mut message)) = json::parse(line.as_bytes()) else { return Incoming::Garbage };
+    let mut take = |name: &str| message.get_mut(name).map(Value::take);
+    // `"result": null` is an answer; no `result` at all is none.
+    let (id, method, result) = (take("id").unwrap_or_default(), take("method").unwrap_or_default(), take("result"));
+    let (params, error) = (take("params").unwrap_or_default(), take("error").unwrap_or_default());
     if let Value::String(method) = method {
         return match id {
             Value::Number(n) => Incoming::Request { id: Id::Number(n), method, params },
@@ -209,7 +193,7 @@ struct Refusal<'a> {
 
 fn line(message: &impl Serialize) -> Vec<u8> {
     // Serialising strings, numbers and maps with string keys into memory cannot fail.
-    let mut bytes = serde_json::to_vec(message).unwrap_or_default();
+    let mut bytes = json::to_vec(message).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }

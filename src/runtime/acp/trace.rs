@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::rpc::Incoming;
+use crate::json;
 use crate::redact;
 use crate::text;
 
@@ -198,7 +199,7 @@ impl Trace {
         if self.file.is_none() || line.len() > LINE_LIMIT {
             return;
         }
-        let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
+        let Ok(message) = json::parse(line) else { return };
         self.message("rpc_out", "out", &message);
     }
 
@@ -211,7 +212,7 @@ impl Trace {
             let chunk = text::clip(&redact::text(text::head(line, 4 * CHUNK_LIMIT)), CHUNK_LIMIT);
             self.record("stdout_non_json", object([("chunk", json!(chunk))]));
         } else if line.len() <= LINE_LIMIT
-            && let Ok(message) = serde_json::from_str::<Value>(line)
+            && let Ok(message) = json::parse(line.as_bytes())
         {
             self.message("rpc_in", "in", &message);
         }
@@ -245,7 +246,7 @@ impl Trace {
 
     fn record(&mut self, stream: &str, fields: Map<String, Value>) {
         let Some(path) = &self.file else { return };
-        let Ok(Value::Object(facts)) = serde_json::to_value(&self.facts) else { return };
+        let Ok(Value::Object(facts)) = json::to_value(&self.facts) else { return };
         let mut record = object([("ts", json!(jiff::Timestamp::now().to_string()))]);
         record.extend(facts);
         record.insert("stream".to_owned(), json!(stream));
@@ -272,7 +273,7 @@ fn append(path: &Path, record: &Value) -> std::io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|m| m.len() > FILE_LIMIT) {
         set_aside(path)?;
     }
-    let mut line = serde_json::to_vec(record)?;
+    let mut line = json::to_vec(record)?;
     line.push(b'\n');
     let mut file: File = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     file.write_all(&line)

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Catalogue, Installed, discover, read_file};
+use crate::json;
 use crate::store::{self, RealDisk};
 
 /// How long a file counts as fresh, in milliseconds.
@@ -48,7 +49,7 @@ fn context_key(installed: &Installed) -> String {
         files: installed.files().into_iter().map(|f| (f.clone(), stamp(&f))).collect(),
         env: installed.variables().iter().map(|name| (*name, installed.var(name))).collect(),
     };
-    serde_json::to_string(&context).unwrap_or_default()
+    json::to_string(&context).unwrap_or_default()
 }
 
 /// The catalogue of a runtime, from the cache where it is good enough.
@@ -77,7 +78,7 @@ pub fn lookup(installed: &Installed, directory: Option<&Path>, refresh: bool) ->
 }
 
 fn read(path: &Path, installed: &Installed, key: &str) -> Option<File> {
-    let file: File = serde_json::from_str(&read_file(path)?).ok()?;
+    let file: File = json::from_str(&read_file(path)?).ok()?;
     (file.version == VERSION && file.runtime_id == installed.runtime && file.context_key == key).then_some(file)
 }
 
@@ -95,7 +96,7 @@ fn write(path: &Path, file: &File) -> std::io::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
-    store::write(&RealDisk, path, &serde_json::to_vec(file)?).map_err(std::io::Error::other)
+    store::write(&RealDisk, path, &json::to_vec(file)?).map_err(std::io::Error::other)
 }
 
 fn now_ms() -> u64 {

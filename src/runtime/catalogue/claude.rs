@@ -1,8 +1,10 @@
 //! Models of `claude-code`: the CLI's aliases, the user's settings, and variables that rename models.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Catalogue, Installed, Model, Origin, Parameter, ParameterType, Setting, read_file};
+use crate::json;
 
 /// Variables that name a model.
 pub const MODEL_VARIABLES: [&str; 4] = [
@@ -49,7 +51,7 @@ impl Settings {
             #[serde(rename = "permission-mode")]
             permission_mode_dashed: Lenient,
         }
-        let file: File = serde_json::from_str(text).unwrap_or_default();
+        let file: File = json::from_str(text).unwrap_or_default();
         Self {
             model: file.model.text(),
             available_models: file.available_models.into_iter().filter_map(Lenient::text).collect(),
@@ -60,25 +62,12 @@ impl Settings {
 }
 
 /// A string, or anything else, which is ignored.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Lenient {
-    Text(String),
-    Other(serde::de::IgnoredAny),
-}
-
-impl Default for Lenient {
-    fn default() -> Self {
-        Self::Other(serde::de::IgnoredAny)
-    }
-}
+#[derive(Default, Deserialize)]
+struct Lenient(Value);
 
 impl Lenient {
     fn text(self) -> Option<String> {
-        match self {
-            Self::Text(text) => Some(text.trim().to_owned()).filter(|t| !t.is_empty()),
-            Self::Other(_) => None,
-        }
+        self.0.as_str().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned)
     }
 }
 

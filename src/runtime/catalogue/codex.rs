@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Catalogue, Installed, Model, ModelFacts, Origin, Parameter, ParameterType, Setting, read_file, toml};
+use crate::json;
 
 const BUILTIN: [&str; 4] = ["gpt-5.2", "gpt-5.1", "gpt-5", "o4-mini"];
 
@@ -39,9 +40,9 @@ struct Level {
 
 /// Reads the list of models. `None` when it is no list or lists nothing.
 pub fn models(text: &str) -> Option<Vec<Model>> {
-    let listing: Listing = serde_json::from_str(text).ok()?;
+    let listing: Listing = json::from_str(text).ok()?;
     let models: Vec<_> =
-        listing.models.into_iter().filter_map(|m| serde_json::from_value::<Entry>(m).ok()).filter_map(model).collect();
+        listing.models.into_iter().filter_map(|m| json::from_value::<Entry>(&m).ok()).filter_map(model).collect();
     (!models.is_empty()).then_some(models)
 }
 

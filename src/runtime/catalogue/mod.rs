@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use cache::lookup;
 
@@ -56,7 +57,7 @@ pub enum ParameterType {
 
 /// Value of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "Value")]
 pub enum Setting {
     /// On or off.
     Boolean(bool),
@@ -64,6 +65,19 @@ pub enum Setting {
     Integer(i64),
     /// Any text.
     Text(String),
+}
+
+impl TryFrom<Value> for Setting {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        match value {
+            Value::Bool(on) => Ok(Self::Boolean(on)),
+            Value::Number(n) => n.as_i64().map(Self::Integer).ok_or("a setting is a whole number"),
+            Value::String(text) => Ok(Self::Text(text)),
+            _ => Err("a setting is true, false, a whole number or a text"),
+        }
+    }
 }
 
 /// Something that can be set for a runtime or for one model of it.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::ports::{Approval, ApprovalRequest};
+use crate::json;
 use crate::redact;
 use crate::runtime::{digest, fields};
 
@@ -44,7 +45,7 @@ pub(super) fn is_interrupt_answer(event: &Value) -> bool {
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    let mut bytes = json::to_vec(value).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }

@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::events::Totals;
 use crate::engine::cancel::CancelToken;
+use crate::json;
 use crate::runtime::context_file::Scratch;
 use crate::runtime::fields;
 use crate::runtime::process::{Driven, Handler, Io, Process};
@@ -259,7 +258,7 @@ impl Handler for Idle {
     /// Nothing was asked: a process that works nevertheless (a background task has ended, an alarm rang) would
     /// mix that into the next turn.
     fn line(&mut self, line: &str, io: &mut Io) {
-        let event: Value = serde_json::from_str(line).unwrap_or_default();
+        let event = json::parse(line.as_bytes()).unwrap_or_default();
         let kind = (fields::text(&event, &["type"]), fields::text(&event, &["subtype"]));
         if matches!(
             kind,

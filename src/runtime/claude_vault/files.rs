@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::{HttpServer, VaultTurn};
+use crate::json;
 use crate::message::Attachment;
 use crate::runtime::context_file::private_dir;
 
@@ -66,7 +67,7 @@ pub(super) fn write_mcp(turn: &VaultTurn) -> Result<PathBuf> {
     });
     let file = McpFile { mcp_servers: entries.collect() };
     let path = turn.private.join(".mcp.json");
-    replace(&path, &serde_json::to_vec(&file)?)?;
+    replace(&path, &json::to_vec(&file)?)?;
     Ok(path)
 }
 
@@ -108,7 +109,7 @@ pub(super) fn seed_home(private: &Path, cwd: &Path, servers: &[HttpServer]) -> R
     let projects = BTreeMap::from([(cwd.display().to_string(), project)]);
     let claude = ClaudeJson { has_completed_onboarding: true, projects };
     let home = private.join("home/.claude");
-    write_once(&home.join(".claude.json"), &serde_json::to_vec(&claude)?)?;
+    write_once(&home.join(".claude.json"), &json::to_vec(&claude)?)?;
     write_once(&home.join("settings.json"), br#"{"skipDangerousModePermissionPrompt":true}"#)
 }
 

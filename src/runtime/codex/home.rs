@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::short_hash;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{ErrorClass, RunRequest, Thrown};
+use crate::json;
 use crate::runtime::context_file::{self, Held};
 use crate::runtime::settings::RuntimeSettings;
 
@@ -26,7 +27,7 @@ struct Note {
 /// How many versions of its instructions a thread carries, from the note that was stored with its session.
 /// A thread with many of them (20, say) is better replaced.
 pub fn context_versions(note: &str) -> Option<u32> {
-    serde_json::from_str::<Note>(note).ok().map(|note| note.versions)
+    json::from_str::<Note>(note).ok().map(|note| note.versions)
 }
 
 pub(super) struct Prepared {
@@ -60,13 +61,13 @@ pub(super) fn prepare(
 fn note(request: &RunRequest, text: &str) -> Option<String> {
     let last = short_hash(text.as_bytes(), 16);
     let before = request.session.as_ref().and_then(|s| s.note.as_deref());
-    let before = before.and_then(|note| serde_json::from_str::<Note>(note).ok());
+    let before = before.and_then(|note| json::from_str::<Note>(note).ok());
     let versions = match before {
         Some(before) if before.last == last => before.versions,
         Some(before) => before.versions.saturating_add(1),
         None => 1,
     };
-    serde_json::to_string(&Note { versions, last }).ok()
+    json::to_string(&Note { versions, last }).ok()
 }
 
 /// Makes `link` point to the user's login. A copy that only the owner can read where links cannot be made;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::sse::{Frame, Splitter};
 use crate::engine::cancel::CancelToken;
+use crate::json;
 use crate::text;
 
 /// For a whole request, except the event stream.
@@ -92,11 +93,18 @@ impl Client {
         request: ureq::RequestBuilder<ureq::typestate::WithBody>,
         body: &impl Serialize,
     ) -> Result<T, HttpError> {
-        let bytes = serde_json::to_vec(body).map_err(|e| HttpError(e.to_string()))?;
+        let body = json::to_vec(body).map_err(|e| HttpError(e.to_string()))?;
+        Ok(json::from_str(&self.send_bytes(request, &body)?).unwrap_or_default())
+    }
+
+    fn send_bytes(
+        &self,
+        request: ureq::RequestBuilder<ureq::typestate::WithBody>,
+        body: &[u8],
+    ) -> Result<String, HttpError> {
         let request = self.authorised(request).header("content-type", "application/json");
-        let answer = request.send(&bytes[..]).map_err(|e| HttpError(e.to_string()))?;
-        let text = read_ok(answer)?;
-        Ok(serde_json::from_str(&text).unwrap_or_default())
+        let answer = request.send(body).map_err(|e| HttpError(e.to_string()))?;
+        read_ok(answer)
     }
 
     /// Opens the event stream of a thread. `wake` is woken for every frame and at the end.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::json;
 use crate::message::{BlockKind, Digest, Phase, Status};
 
 /// Largest frame that is read, in bytes; a larger one ends the stream with an error.
@@ -36,7 +37,7 @@ impl Frame {
             }
         }
         let data = data?;
-        let data = serde_json::from_str(&data).unwrap_or_else(|_| serde_json::json!({ "content": data }));
+        let data = json::parse(data.as_bytes()).unwrap_or_else(|_| serde_json::json!({ "content": data }));
         Some(Self { event: event.to_owned(), data })
     }
 

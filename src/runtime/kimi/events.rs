@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::engine::ports::ErrorClass;
+use crate::json;
 use crate::message::{BlockKind, Digest, Phase, Status};
 use crate::runtime::ndjson::{Seen, StreamParser, Then};
 use crate::runtime::outcome::{Parsed, Verdict};
@@ -70,7 +71,7 @@ impl Event {
         if let Some(call) = calls.first() {
             let name = fields::words(call, &["function", "name"]).unwrap_or("tool");
             let input = fields::text(call, &["function", "arguments"]).unwrap_or_default();
-            let input = serde_json::from_str(input).unwrap_or(Value::Null);
+            let input = json::parse(input.as_bytes()).unwrap_or(Value::Null);
             self.kind = BlockKind::ToolUse;
             self.status = Some(Status::thinking(Phase::Updated, text::head(name, 80)));
             self.digest = digest::call(name, digest::input(&input));

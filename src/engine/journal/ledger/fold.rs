@@ -16,7 +16,7 @@ impl Ledger {
     /// Takes a record that was made at `t` (Unix milliseconds) and whose line has `bytes` bytes.
     pub fn apply(&mut self, t: i64, record: Record, bytes: u64) {
         match record {
-            Record::Base => *self = Self::default(),
+            Record::Base {} => *self = Self::default(),
             Record::Boot { pid, version } => self.boot = Some(Boot { at: t, pid, version }),
             Record::Accepted { e, ids, ch, q, msg, past } => {
                 self.accepted(t, e, ids, ch, q, msg, past.unwrap_or_default(), bytes);

@@ -291,7 +291,7 @@ fn lines_of_unknown_kinds_are_bounded() {
 
 #[test]
 fn base_forgets_everything() {
-    let ledger = fold([accepted("e1", &["m1"], "a"), started(&["e1"], "t1", 1), Record::Base]);
+    let ledger = fold([accepted("e1", &["m1"], "a"), started(&["e1"], "t1", 1), Record::Base {}]);
     assert_eq!(shape(&ledger), shape(&Ledger::default()));
 }
 
