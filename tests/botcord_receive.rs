@@ -163,8 +163,8 @@ fn message(id: &str, room: &str) -> Value {
     json!({"hub_msg_id": id, "room_id": room, "text": format!("text of {id}"), "envelope": envelope})
 }
 
-fn page(messages: Vec<Value>, has_more: bool) -> Result<Page, Fault> {
-    Ok(Page { messages, has_more })
+fn page(messages: Vec<Value>, has_more: bool) -> Page {
+    Page { messages, has_more }
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn an_answer_is_grouped_accepted_and_acknowledged_when_it_is_finished() {
     {
         let mut world = p.stage.lock();
         world.known.extend([("h0".to_owned(), true), ("h9".to_owned(), false)]);
-        world.pages.push_back(page(
+        world.pages.push_back(Ok(page(
             vec![
                 message("h0", "rm_1"),
                 message("h9", "rm_1"),
@@ -184,8 +184,8 @@ fn an_answer_is_grouped_accepted_and_acknowledged_when_it_is_finished() {
                 message("h4", "rm_1"),
             ],
             true,
-        ));
-        world.pages.push_back(page(vec![message("h5", "rm_2")], false));
+        )));
+        world.pages.push_back(Ok(page(vec![message("h5", "rm_2")], false)));
     }
     p.inbox.open();
     p.inbox.ask(Trigger::AuthOk);
@@ -207,7 +207,7 @@ fn an_answer_is_grouped_accepted_and_acknowledged_when_it_is_finished() {
 fn what_is_finished_before_its_acceptance_returns_is_not_kept() {
     let p = play(AckAt::Turn, Timing::default());
     p.stage.lock().quick = true;
-    p.stage.lock().pages.push_back(page(vec![message("h1", "rm_1")], false));
+    p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1")], false)));
     p.inbox.open();
     p.inbox.ask(Trigger::InboxUpdate);
     p.acked(&["h1"]);
@@ -233,9 +233,9 @@ fn with_a_thousand_unfinished_nothing_more_is_fetched_until_there_is_room() {
     let ids: Vec<String> = (0..MAX_UNFINISHED - 50).map(|n| format!("h{n}")).collect();
     for chunk in ids.chunks(50) {
         let messages = chunk.iter().map(|id| message(id, &format!("rm_{id}"))).collect();
-        p.stage.lock().pages.push_back(page(messages, true));
+        p.stage.lock().pages.push_back(Ok(page(messages, true)));
     }
-    p.stage.lock().pages.push_back(page(vec![message("h_last", "rm_1")], true));
+    p.stage.lock().pages.push_back(Ok(page(vec![message("h_last", "rm_1")], true)));
     p.inbox.open();
     p.inbox.ask(Trigger::AuthOk);
     p.polls(20);
@@ -253,7 +253,7 @@ fn what_the_engine_refuses_stays_with_the_hub_and_is_not_asked_for_at_once() {
     let p = play(AckAt::Turn, Timing { pause: Duration::from_millis(300), ..Timing::default() });
     {
         let mut world = p.stage.lock();
-        world.pages.push_back(page(vec![message("h1", "rm_1"), message("h2", "rm_2")], true));
+        world.pages.push_back(Ok(page(vec![message("h1", "rm_1"), message("h2", "rm_2")], true)));
         world.answers.extend([Acceptance::Refused("the disk is full".into()), Acceptance::Accepted { ahead: 0 }]);
     }
     p.inbox.open();
@@ -281,7 +281,7 @@ fn leases_are_renewed_while_something_is_worked_on() {
     p.inbox.open();
     assert!(p.inbox.tick().is_some(), "what an earlier life has left is renewed at once");
     p.stage.until("the first renewal", |w| (w.renewals.first()? == &["h_old"]).then_some(()));
-    p.stage.lock().pages.push_back(page(vec![message("h1", "rm_1")], false));
+    p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1")], false)));
     p.inbox.ask(Trigger::AuthOk);
     p.stage.until("acceptance", |w| (w.accepted.len() == 1).then_some(()));
     let both = |w: &World| (w.renewals.last()? == &["h1", "h_old"]).then_some(());
@@ -306,7 +306,7 @@ fn leases_are_renewed_while_something_is_worked_on() {
 fn acknowledged_with_the_journal_nothing_is_renewed() {
     let p = play(AckAt::Journal, Timing::default());
     p.stage.lock().known.insert("h_old".into(), false);
-    p.stage.lock().pages.push_back(page(vec![message("h1", "rm_1"), message("h_old", "rm_1")], false));
+    p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1"), message("h_old", "rm_1")], false)));
     p.inbox.open();
     p.inbox.ask(Trigger::AuthOk);
     p.stage.until("acks", |w| (w.acks.concat().len() == 2).then_some(()));
@@ -334,7 +334,7 @@ fn a_hub_that_repeats_itself_for_ever_is_left_alone() {
     let p = play(AckAt::Turn, Timing::default());
     p.stage.lock().known.insert("h1".into(), false);
     for _ in 0..100 {
-        p.stage.lock().pages.push_back(page(vec![message("h1", "rm_1")], true));
+        p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1")], true)));
     }
     p.inbox.open();
     p.inbox.ask(Trigger::AuthOk);

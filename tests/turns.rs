@@ -916,6 +916,24 @@ fn a_process_that_runs_for_one_message_leaves_other_conversations_for_the_daemon
     assert_eq!(daemon.channel.settled.wait(1)[0].ids, ["2"]);
 }
 
+#[test]
+fn a_process_without_a_channel_leaves_its_replies_for_the_daemon() {
+    let later = || Delivery::Transient { after: None, why: "no network".into() };
+    let slow = Settings { outbox_delays: vec![Duration::from_mins(10); 3], ..Settings::default() };
+    let h = Harness::build("unsent", Build { settings: slow, ..Build::default() });
+    h.channel.deliveries.lock().unwrap().push(later());
+    h.accept(message("1", "one"));
+    h.channel.sent.wait(1);
+    let other = FakeChannel::new("terminal", "local", Capabilities::default());
+    let visit = Build { channel: other, recovery: Recovery::OnDemand, ..Build::default() };
+    let visitor = Harness::in_dir(h.stop(), visit);
+    assert_eq!(visitor.recovered.replies, 0);
+    let daemon = Harness::in_dir(visitor.stop(), Build::default());
+    assert_eq!(daemon.recovered.replies, 1);
+    assert_eq!(daemon.channel.settled.wait(1)[0].ids, ["1"]);
+    assert_eq!(daemon.channel.sent.all()[0].text, "ok");
+}
+
 /// Lets a thread wait until the returned sender is gone.
 fn held() -> (std::sync::mpsc::Sender<()>, impl Fn() + Send + Sync) {
     let (release, hold) = std::sync::mpsc::channel::<()>();

@@ -54,7 +54,7 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     if how == Recovery::All {
         parking::restore(core);
     }
-    found.replies = unsent(core);
+    found.replies = unsent(core, how);
     let mut parked: HashMap<String, Vec<Entry>> = HashMap::new();
     if how == Recovery::All {
         for entry in entries.iter().filter(|e| is_parked(e) && e.accepted_at >= oldest) {
@@ -68,6 +68,8 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     }
     for entry in entries {
         match &entry.state {
+            // Its far side is told by whoever has its channel.
+            EntryState::Done { .. } if how == Recovery::OnDemand && core.channel(&entry.channel).is_none() => {}
             EntryState::Done { why, .. } => {
                 let settled = Settled { ids: entry.ids.clone(), why: why.clone() };
                 if let Some(channel) = core.channel(&entry.channel) {
@@ -198,8 +200,9 @@ fn take_up(core: &Arc<Core>, entry: Entry) {
 }
 
 /// Hands the replies that are not out yet to the outbox, on a thread of its own: a slow channel must not
-/// hold up the start.
-fn unsent(core: &Arc<Core>) -> usize {
+/// hold up the start. Whoever is here for some conversations only leaves alone what goes through channels that it does
+/// not have.
+fn unsent(core: &Arc<Core>, how: Recovery) -> usize {
     let mut items: Vec<Item> = core.journal.view(|ledger| {
         let item = |o: &OutboxItem| {
             let turn = ledger.turn(&o.turn);
@@ -217,7 +220,8 @@ fn unsent(core: &Arc<Core>) -> usize {
                 uncertain: true,
             }
         };
-        ledger.outbox().map(item).collect()
+        let ours = |o: &&OutboxItem| how == Recovery::All || core.channel(&o.message.channel).is_some();
+        ledger.outbox().filter(ours).map(item).collect()
     });
     let count = items.len();
     if count == 0 {
