@@ -30,6 +30,14 @@ pub const LAYOUT: &[(&str, &str)] = &[
     ("agents/<agent>/workspace/", "Working directory of an agent that has no other."),
     ("agents/<agent>/transcripts/<conversation>/<topic>.jsonl", "Transcripts."),
     ("memory/<agent>/working-memory.json", "Working memory."),
+    (
+        "NAME.corrupt-TIME",
+        "A damaged file that was set aside. Kept for 30 days, and the newest 256 MiB of each directory.",
+    ),
+    (
+        "agents/<agent>/workspace/attachments/<message>/",
+        "Files that came with a message. Kept for 30 days, and the newest 1 GiB. Nothing else in a workspace is removed.",
+    ),
     ("credentials/<agent>.json", "Identity of an agent at a hub."),
     ("logs/daemon.log", "Log; rotated at 10 MiB, the 20 newest are kept."),
 ];

@@ -8,6 +8,7 @@ mod agents;
 pub mod channels;
 mod control;
 mod dump;
+mod garbage;
 mod health;
 mod notify;
 mod parts;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
 use serde_json::{Map, Value};
 
 use crate::channel::manager::Backoff;
@@ -201,6 +202,8 @@ impl Node {
 
     /// Waits until somebody wants it to end; returns how long running turns may go on.
     fn wait(&self, signals: &Receiver<Signal>, pings: &Receiver<Ping>) -> Duration {
+        let garbage = tick(garbage::EVERY);
+        garbage::collect_aside(&self.home);
         loop {
             select_biased! {
                 recv(pings) -> ping => match ping {
@@ -212,6 +215,7 @@ impl Node {
                     Ok(Signal::Reload) => self.reload(),
                     Err(_) => return Duration::ZERO,
                 },
+                recv(garbage) -> _ => garbage::collect_aside(&self.home),
                 recv(self.shutdowns) -> drain => return drain.unwrap_or_default(),
             }
         }
