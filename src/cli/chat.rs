@@ -115,7 +115,10 @@ struct Open {
 struct Spent {
     turns: u64,
     tokens: Usage,
-    cost_usd: f64,
+    /// Some turn has told its tokens.
+    counted: bool,
+    /// In US dollars, as far as runtimes tell.
+    cost_usd: Option<f64>,
 }
 
 impl Spent {
@@ -125,15 +128,24 @@ impl Spent {
             self.tokens.hit = self.tokens.hit.saturating_add(usage.hit);
             self.tokens.miss = self.tokens.miss.saturating_add(usage.miss);
             self.tokens.output = self.tokens.output.saturating_add(usage.output);
+            self.counted = true;
         }
-        self.cost_usd += report.cost_usd.unwrap_or(0.0);
+        if let Some(cost) = report.cost_usd {
+            *self.cost_usd.get_or_insert(0.0) += cost;
+        }
     }
 
     fn text(&self) -> String {
         let Usage { hit, miss, output } = self.tokens;
         let turns = if self.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", self.turns) };
         let input = hit.saturating_add(miss);
-        format!("{turns}, {input} tokens in ({hit} from the cache), {output} out, ${:.4}", self.cost_usd)
+        let tokens = if self.counted {
+            format!("{input} tokens in ({hit} from the cache), {output} out")
+        } else {
+            "the runtime tells no tokens".to_owned()
+        };
+        let cost = self.cost_usd.map(|cost| format!(", ${cost:.4}")).unwrap_or_default();
+        format!("{turns}, {tokens}{cost}")
     }
 }
 
@@ -604,6 +616,15 @@ mod tests {
         assert_eq!(Typed::of("/filet".into()), Typed::Message("/filet".into()));
         assert!(allows(" Y ") && allows("yes") && !allows("") && !allows("yesterday"));
         assert!(matches!(Typed::of("  ".into()), Typed::Nothing));
+    }
+
+    #[test]
+    fn what_no_runtime_tells_is_not_shown_as_nothing() {
+        let spent = Spent { turns: 1, ..Spent::default() };
+        assert_eq!(spent.text(), "1 turn, the runtime tells no tokens");
+        let tokens = Usage { hit: 1, miss: 2, output: 3 };
+        let spent = Spent { turns: 2, tokens, counted: true, cost_usd: Some(0.5) };
+        assert_eq!(spent.text(), "2 turns, 3 tokens in (1 from the cache), 3 out, $0.5000");
     }
 
     #[test]

@@ -120,9 +120,34 @@ pub fn is_terminal_stderr(text: &str) -> bool {
     ANYWHERE.iter().any(|p| lower.contains(p)) || WORDS.iter().any(|word| has_token(&lower, word))
 }
 
+/// Whether standard error holds a program's stack trace (of Node.js or Python), which no reader of a room needs.
+pub fn is_stack_trace(stderr: &str) -> bool {
+    let is_line_number = |pair: &[u8]| pair[0] == b':' && pair[1].is_ascii_digit();
+    let is_frame = |line: &str| {
+        let line = line.trim_start();
+        let is_place = |place: &str| place.contains(['(', '/']) && place.as_bytes().windows(2).any(is_line_number);
+        line.strip_prefix("at ").is_some_and(is_place) || line.starts_with("File \"") && line.contains(", line ")
+    };
+    stderr.lines().any(is_frame)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stack_traces_are_recognised() {
+        for trace in [
+            "Error: no\n    at async Turn.run (file:///opt/x/chunk.js:333001:24) {\n  status: 401\n}",
+            "/opt/chunk.js:3320:29)\n    at f (/opt/chunk.js:1:2)",
+            "Traceback (most recent call last):\n  File \"/opt/x.py\", line 3, in f\nValueError: no",
+        ] {
+            assert!(is_stack_trace(trace), "{trace}");
+        }
+        for words in ["no key at 10:30 today", "meet me\nat ten", "File \"a\" is missing"] {
+            assert!(!is_stack_trace(words), "{words}");
+        }
+    }
 
     #[test]
     fn the_first_class_in_order_wins() {

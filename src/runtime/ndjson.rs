@@ -95,7 +95,7 @@ pub struct Launch {
     pub env: environ::Changes,
     /// What the CLI reads.
     pub stdin: Stdin,
-    /// The context file that it reads, held until it has announced its session.
+    /// The context file that it reads, held until [`StreamParser::has_read_context`] says that it has.
     pub held: Option<Held>,
     /// A file that is removed after the run.
     pub scratch: Option<Scratch>,
@@ -176,6 +176,11 @@ pub trait StreamParser {
 
     /// The session announced so far.
     fn session(&self) -> Option<&str>;
+
+    /// Whether the CLI has certainly read its context file, so that another run may write it.
+    fn has_read_context(&self) -> bool {
+        self.session().is_some()
+    }
 
     /// Whether something of the turn goes on inside the CLI after its terminal event.
     fn goes_on(&self) -> bool {
@@ -399,13 +404,14 @@ impl Driver<'_> {
     }
 
     fn announce(&mut self) {
+        if self.parser.has_read_context() {
+            self.held = None;
+        }
         let Some(session) = self.parser.session() else { return };
         if session != self.announced {
             session.clone_into(&mut self.announced);
             self.sink.session(session);
         }
-        // The CLI has read its context file by now.
-        self.held = None;
     }
 
     pub(super) fn log_end(&self, ended: &Ended) {

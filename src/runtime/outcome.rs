@@ -13,6 +13,8 @@ use crate::text;
 pub const MAX_TEXT: usize = 1_048_576;
 /// How much of standard error goes into a message, in UTF-16 units.
 const STDERR_IN_MESSAGE: usize = 500;
+/// How much of a line of standard output does, likewise.
+const STDOUT_IN_MESSAGE: usize = 200;
 /// Longest message in a failure summary, in UTF-16 units.
 const MAX_MESSAGE: usize = 2_048;
 /// How much of unfinished words is kept for the log, in UTF-16 units.
@@ -173,7 +175,13 @@ fn without_end(facts: Facts<'_>, parsed: &Parsed, ended: &Ended, evidence: Optio
         (Some(0), _) if !words.is_empty() && classify::is_terminal_stderr(words) => {
             format!("{id} reported an error on stderr")
         }
-        (Some(0), _) => return (format!("{id} ended without a result event"), or_protocol(evidence, words)),
+        (Some(0), _) => {
+            let told = format!("{id} ended without a result event");
+            // One that never spoke the protocol may have told people why.
+            let said = text::trim(&ended.stdout_tail).lines().next().filter(|_| !facts.events);
+            let said = said.map(|line| format!(": {}", text::clip(line, STDOUT_IN_MESSAGE))).unwrap_or_default();
+            return (told + &said, or_protocol(evidence, words));
+        }
         (Some(code), _) => format!("{id} exited with code {code}"),
         (None, Some(signal)) => format!("{id} was killed by {}", signal_name(signal)),
         (None, None) => format!("{id} did not end"),
@@ -315,6 +323,15 @@ mod tests {
             let error = conclude_with(Verdict::Missing, None, end, None).error.unwrap();
             assert_eq!((error.message.as_str(), error.class), (message, Some(class)));
         }
+    }
+
+    #[test]
+    fn a_program_that_only_says_goodbye_is_quoted() {
+        let mut end = ended(Some(0), None, "");
+        end.stdout_tail = "demo is no longer maintained.\nUsage: …\n".into();
+        let message = |session| conclude_with(Verdict::Missing, session, end.clone(), None).error.unwrap().message;
+        assert_eq!(message(None), "demo ended without a result event: demo is no longer maintained.");
+        assert_eq!(message(Some("s")), "demo ended without a result event");
     }
 
     #[test]

@@ -17,104 +17,14 @@ use bellhop::engine::ports::{RunResult, Runtimes};
 use bellhop::message::TrustLevel;
 use bellhop::runtime::{Registry, RuntimeSettings};
 
+use crate::cli::{Cli, NOBODY, as_user, is_root, on_path};
 use crate::support::run_request::{Recorder, request};
 use crate::support::temp_dir::TempDir;
 
 /// Set in the process that is the inside of a test.
 const INSIDE: &str = "BELLHOP_TEST_REAL_CLI_INSIDE";
-/// Id of the user and the group that everything runs as when the test runs as root.
-const NOBODY: u32 = 65_534;
 /// Long enough for a CLI on a machine that is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(150);
-
-/// A CLI that bellhop drives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cli {
-    Claude,
-    Codex,
-    Gemini,
-    /// Gemini as an ACP agent of `acpRuntimes`.
-    AcpGemini,
-    /// `claude-agent-acp`, which brings a Claude Code of its own, likewise.
-    AcpClaude,
-}
-
-impl Cli {
-    /// Id of its runtime.
-    pub fn runtime(self) -> &'static str {
-        match self {
-            Self::Claude => "claude-code",
-            Self::Codex => "codex",
-            Self::Gemini => "gemini",
-            Self::AcpGemini => "acp:gemini",
-            Self::AcpClaude => "acp:claude",
-        }
-    }
-
-    /// Its command, and the variable that names another one.
-    fn binary(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Claude => ("claude", "BELLHOP_CLAUDE_BIN"),
-            Self::Codex => ("codex", "BELLHOP_CODEX_BIN"),
-            Self::Gemini | Self::AcpGemini => ("gemini", "BELLHOP_GEMINI_BIN"),
-            Self::AcpClaude => ("claude-agent-acp", "BELLHOP_TEST_CLAUDE_AGENT_ACP_BIN"),
-        }
-    }
-
-    /// Its entry of `acpRuntimes`: name and further arguments.
-    fn acp(self) -> Option<(&'static str, &'static [&'static str])> {
-        match self {
-            Self::AcpGemini => Some(("gemini", &["--acp"])),
-            Self::AcpClaude => Some(("claude", &[])),
-            Self::Claude | Self::Codex | Self::Gemini => None,
-        }
-    }
-
-    /// Where it is, or why the test cannot run.
-    fn find(self) -> Result<PathBuf, String> {
-        let (name, variable) = self.binary();
-        let file = match std::env::var_os(variable) {
-            Some(file) => PathBuf::from(file),
-            None => on_path(name).ok_or(format!("{name} is not on PATH and {variable} is not set"))?,
-        };
-        let answer = as_user(&file).arg("--version").stdin(Stdio::null()).output();
-        match answer {
-            Ok(output) if output.status.success() => {
-                println!("{} {}", file.display(), String::from_utf8_lossy(&output.stdout).trim());
-                Ok(file)
-            }
-            _ => Err(format!("{} --version fails as the user of the test", file.display())),
-        }
-    }
-
-    /// Where it keeps its sessions, below a world's directory.
-    fn sessions(self) -> &'static str {
-        match self {
-            Self::Claude | Self::AcpClaude => "user/.claude/projects",
-            Self::Codex => "home/agents/local/codex-home/sessions",
-            Self::Gemini | Self::AcpGemini => "user/.gemini/tmp",
-        }
-    }
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|file| file.is_file())
-}
-
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// A command as an ordinary user.
-fn as_user(program: &Path) -> Command {
-    if !is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}")).args(["--clear-groups", "--"]);
-    command.arg(program);
-    command
-}
 
 /// Runs a test in a process and, if possible, in a network of its own. `name` is the test's full name.
 pub fn isolated(name: &str, cli: Cli, test: fn(Cli)) {
@@ -180,7 +90,7 @@ impl World {
     /// A fresh home. Nothing runs before [`World::script`] and [`World::start`].
     pub fn new(cli: Cli) -> Self {
         let dir = TempDir::new(&format!("real-{}", cli.runtime().replace(':', "-")));
-        for below in ["home/daemon", "home/agents/local/codex-home", "user/.gemini", "work"] {
+        for below in ["home/daemon", "user", "work"] {
             std::fs::create_dir_all(dir.join(below)).unwrap();
         }
         // A build directory that only root can enter is of no use to an ordinary user.
@@ -297,8 +207,10 @@ impl World {
     fn write_settings(&self) {
         let write = |below: &str, text: String| std::fs::write(self.path(below), text).unwrap();
         write("home/daemon/config.json", self.config.to_string());
-        write("home/agents/local/codex-home/config.toml", CODEX_CONFIG.replace("@PORT@", &self.port.to_string()));
-        write("user/.gemini/settings.json", GEMINI_SETTINGS.to_owned());
+        for (below, text) in self.cli.settings(self.port) {
+            std::fs::create_dir_all(self.path(below).parent().unwrap()).unwrap();
+            write(below, text);
+        }
         give(self.dir.path());
     }
 
@@ -321,7 +233,7 @@ impl World {
         command
             .env("HOME", self.path("user"))
             .env("BELLHOP_HOME", self.path("home"))
-            .env(self.cli.binary().1, &self.program)
+            .env(self.cli.variable(), &self.program)
             .envs([("ANTHROPIC_BASE_URL", url.as_str()), ("ANTHROPIC_API_KEY", "sk-ant-fake")])
             .envs([("DISABLE_TELEMETRY", "1"), ("DISABLE_AUTOUPDATER", "1"), ("DISABLE_ERROR_REPORTING", "1")])
             .envs([("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"), ("CLAUDE_CODE_MAX_RETRIES", "1")])
@@ -373,7 +285,12 @@ impl World {
 
     /// Removes all that the CLI knows of earlier conversations.
     pub fn forget_cli_sessions(&self) {
-        std::fs::remove_dir_all(self.path(self.cli.sessions())).unwrap();
+        let mut found = 0;
+        for path in self.cli.sessions().iter().map(|below| self.path(below)) {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            found += usize::from(removed.is_ok());
+        }
+        assert_ne!(found, 0, "{:?} keeps its sessions somewhere else", self.cli);
     }
 }
 
@@ -516,24 +433,3 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
-
-const CODEX_CONFIG: &str = r#"
-model = "gpt-5.5"
-model_provider = "stub"
-check_for_update_on_startup = false
-[model_providers.stub]
-name = "stub"
-base_url = "http://127.0.0.1:@PORT@/v1"
-env_key = "STUB_API_KEY"
-wire_api = "responses"
-request_max_retries = 1
-stream_max_retries = 1
-[analytics]
-enabled = false
-"#;
-
-const GEMINI_SETTINGS: &str = r#"{
- "general": {"disableAutoUpdate": true, "disableUpdateNag": true, "enableAutoUpdate": false, "maxAttempts": 1},
- "privacy": {"usageStatisticsEnabled": false}, "telemetry": {"enabled": false},
- "security": {"auth": {"selectedType": "gemini-api-key"}}
-}"#;

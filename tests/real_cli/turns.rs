@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::kit::{Cli, LongTool, World, eventually, of_turns};
+use crate::cli::Cli;
+use crate::kit::{LongTool, World, eventually, of_turns};
 
 /// A world whose daemon runs and whose model answers like this.
 fn world(cli: Cli, steps: serde_json::Value) -> World {
@@ -71,6 +72,22 @@ pub fn a_cancelled_turn_leaves_nothing_and_the_session_goes_on(cli: Cli) {
     assert!(requests[0].contains("wait for it") && requests[0].contains("are you there"), "{requests:?}");
 }
 
+/// The same for a CLI that tells its session only with the answer.
+pub fn a_cancelled_turn_leaves_nothing(cli: Cli) {
+    let tool = LongTool::new();
+    let mut world = world(cli, json!([{"text": "I wait.", "shell": tool.command()}, {"text": "unwanted"}]));
+    let sending = world.begin(&[], "wait for it");
+    eventually("the tool runs", || tool.runs());
+    let cancelled = world.bellhop(&["cancel"]).output().unwrap();
+    assert!(cancelled.status.success(), "{cancelled:?}");
+    let answer = sending.answer();
+    assert_eq!(answer.status(), "cancelled", "{}", answer.json);
+    assert!(!tool.runs(), "the tool goes on");
+    assert_eq!(of_turns(&world), Vec::<String>::new());
+    world.script(json!([{"text": "Here I am."}]));
+    assert_eq!(world.send("are you there").reply(), "Here I am.");
+}
+
 pub fn a_turn_out_of_time_leaves_nothing(cli: Cli) {
     let tool = LongTool::new();
     let mut world = world(cli, json!([{"text": "Ready."}, {"text": "I wait.", "shell": tool.command()}]));
@@ -104,6 +121,25 @@ pub fn a_killed_daemon_repeats_the_turn_in_its_session(cli: Cli) {
     let [repeated, last] = &requests[..] else { panic!("{} requests", requests.len()) };
     assert!(repeated.contains("[BotCord Interrupted Turn Notice]"), "{repeated}");
     assert_eq!(repeated.matches("wait for it").count(), 2, "the interrupted attempt is not in {repeated}");
+    assert!(last.contains("Repeated.") && last.contains("and now"), "{last}");
+}
+
+/// The same for a CLI that tells its session only with the answer.
+pub fn a_killed_daemon_repeats_the_turn(cli: Cli) {
+    let tool = LongTool::new();
+    let mut world = world(cli, json!([{"text": "I wait.", "shell": tool.command()}]));
+    let sending = world.begin(&[], "wait for it");
+    eventually("the tool runs", || tool.runs());
+    world.kill();
+    sending.failed();
+    world.script(json!([{"text": "Repeated."}, {"text": "Going on."}]));
+    world.start();
+    assert!(!tool.runs(), "the tool goes on");
+    eventually("the turn is repeated", || !world.requests().is_empty());
+    assert_eq!(world.send("and now").reply(), "Going on.");
+    let requests = world.requests();
+    let [repeated, last] = &requests[..] else { panic!("{} requests", requests.len()) };
+    assert!(repeated.contains("[BotCord Interrupted Turn Notice]") && repeated.contains("wait for it"), "{repeated}");
     assert!(last.contains("Repeated.") && last.contains("and now"), "{last}");
 }
 
@@ -141,6 +177,16 @@ pub fn a_long_prompt_arrives(cli: Cli) {
     assert_eq!(world.send(&text).reply(), "Read.");
     let requests = world.requests();
     assert!(requests[0].len() > text.len() && requests[0].contains(&text), "{} bytes arrived", requests[0].len());
+}
+
+/// One that takes its prompt as an argument only.
+pub fn a_prompt_that_is_too_long_is_refused(cli: Cli) {
+    let world = world(cli, json!([{"text": "Read."}]));
+    let answer = world.send(&"word ".repeat(40_000));
+    let (kind, message) = answer.error();
+    assert_eq!((answer.status(), kind), ("error", "config"), "{}", answer.json);
+    assert!(message.contains("bytes, the limit is 100000"), "{message}");
+    assert!(world.requests().is_empty());
 }
 
 /// A stranger's words are no command of the CLI and read no file.

@@ -181,7 +181,9 @@ impl<'a> Turn<'a> {
             Verdict::Failure { message, class } => {
                 let class = class.or_else(|| classify::by_text(&message)).or(Some(ErrorClass::Other));
                 let stderr = text::trim(text::tail(text::trim(&ended.stderr_tail), STDERR_IN_MESSAGE));
-                let message = if stderr.is_empty() { message } else { format!("{message}; stderr: {stderr}") };
+                // The answer says what went wrong; where in the agent's code is for its developers.
+                let says_more = !stderr.is_empty() && !classify::is_stack_trace(&ended.stderr_tail);
+                let message = if says_more { format!("{message}; stderr: {stderr}") } else { message };
                 Verdict::Failure { message, class }
             }
             other => other,

@@ -140,6 +140,9 @@ pub struct Parser {
     answer: Option<String>,
     error: Option<String>,
     resume_hint: bool,
+    /// The model has been asked: only then its instructions are certainly made up, since the newer program prints
+    /// its version before it does anything else.
+    underway: bool,
 }
 
 impl Parser {
@@ -164,6 +167,9 @@ impl Parser {
         let stderr = message_of(&ended.stderr_tail);
         if ended.exit_code == Some(0) || ended.exit_code.is_none() || stderr.is_empty() {
             return Verdict::Missing;
+        }
+        if ended.stderr_tail.contains(FAILED) {
+            return Verdict::Failure { message: without_error(&stderr), class: None };
         }
         // Nothing was printed and it failed: the arguments were wrong, whatever the words are.
         let never_began = self.session.is_none() && self.answer.is_none() && classify::by_text(&stderr).is_none();
@@ -198,6 +204,7 @@ impl StreamParser for Parser {
             self.error = read.error;
         }
         self.resume_hint |= read.resume_hint;
+        self.underway |= fields::text(event, &["type"]) != Some("system.version");
         let then = if read.resume_hint { Then::Succeeded } else { Then::Continue };
         let seen = Seen::kind(read.kind).digest(read.digest).then(then);
         match read.status {
@@ -208,6 +215,10 @@ impl StreamParser for Parser {
 
     fn session(&self) -> Option<&str> {
         self.session.as_deref().or(self.given.as_deref())
+    }
+
+    fn has_read_context(&self) -> bool {
+        self.underway
     }
 
     fn finish(&mut self, ended: &Ended) -> Parsed {
@@ -257,6 +268,23 @@ mod tests {
             let verdict = run(Some("s"), &[event], &end);
             assert_eq!(verdict, Verdict::Failure { message: message.into(), class: None });
         }
+    }
+
+    #[test]
+    fn the_version_says_nothing_of_the_context_file() {
+        let mut parser = Parser::new(None);
+        parser.event(&json!({"role":"meta","type":"system.version","version":"2.1.0"}));
+        assert!(!parser.has_read_context());
+        parser.event(&json!({"role":"assistant","content":"hi"}));
+        assert!(parser.has_read_context());
+    }
+
+    #[test]
+    fn a_failure_of_the_model_is_no_wrong_protocol() {
+        let end = ended(Some(1), None, "error: failed to run prompt: provider.api_error: 400 no\nSee log: /tmp/x.log");
+        let version = json!({"role":"meta","type":"system.version","version":"2.1.0"});
+        let message = "provider.api_error: 400 no".to_owned();
+        assert_eq!(run(None, &[version], &end), Verdict::Failure { message, class: None });
     }
 
     #[test]
