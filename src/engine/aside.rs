@@ -21,6 +21,9 @@ use super::{records, turn, unrun};
 /// message that takes the others along says how many there were.
 pub const MAX_MEDIA: usize = 40;
 
+/// Prefix of the notes that keep the number of dropped files over a restart.
+const NOTE: &str = "omitted:";
+
 /// Why a message is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SetAside {
@@ -73,6 +76,8 @@ struct Shelf {
     kept: VecDeque<Kept>,
     /// Files that were dropped since somebody took the shelf's content.
     dropped: usize,
+    /// Dropped files that a turn is to tell of, which has not ended yet.
+    untold: usize,
 }
 
 /// Everything that is kept, by queue key. Messages that wait for a login are bounded with those that wait in the lane.
@@ -95,13 +100,21 @@ impl Asides {
 
     /// Number of kept messages by conversation.
     pub(super) fn counts(&self) -> Vec<(String, usize)> {
-        self.lock().iter().map(|(key, shelf)| (key.clone(), shelf.kept.len())).collect()
+        let shelves = self.lock();
+        let kept = shelves.iter().map(|(key, shelf)| (key.clone(), shelf.kept.len()));
+        kept.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Takes everything that is kept for a conversation, and how much was dropped before.
     pub(super) fn take(&self, key: &str) -> (Vec<(String, Job)>, usize) {
-        let Some(shelf) = self.lock().remove(key) else { return Default::default() };
-        (shelf.kept.into_iter().map(|k| (k.turn_id, k.job)).collect(), shelf.dropped)
+        let mut shelves = self.lock();
+        let Some(mut shelf) = shelves.remove(key) else { return Default::default() };
+        let dropped = std::mem::take(&mut shelf.dropped);
+        let untold = shelf.untold + dropped;
+        if untold > 0 {
+            shelves.insert(key.to_owned(), Shelf { untold, ..Shelf::default() });
+        }
+        (shelf.kept.into_iter().map(|k| (k.turn_id, k.job)).collect(), dropped)
     }
 
     /// Takes out every message for which `wanted` answers true.
@@ -115,7 +128,7 @@ impl Asides {
             let (out, kept): (VecDeque<_>, _) = std::mem::take(&mut shelf.kept).into_iter().partition(&wanted);
             shelf.kept = kept;
             removed.extend(out.into_iter().map(|k| (k.turn_id, k.job)));
-            !shelf.kept.is_empty() || shelf.dropped > 0
+            !shelf.kept.is_empty() || shelf.dropped + shelf.untold > 0
         });
         removed
     }
@@ -136,7 +149,10 @@ pub(super) fn keep(core: &Arc<Core>, turn_id: String, mut job: Job, why: SetAsid
         shelf.kept.insert(at, Kept { turn_id, job: job.clone(), since: now.checked_sub(age).unwrap_or(now) });
         let too_many = shelf.kept.iter().filter(|k| k.is_media()).count() > MAX_MEDIA;
         let oldest = shelf.kept.iter().position(Kept::is_media).filter(|_| too_many);
-        shelf.dropped += usize::from(oldest.is_some());
+        if oldest.is_some() {
+            shelf.dropped += 1;
+            write_count(core, &key, shelf.dropped + shelf.untold);
+        }
         oldest.and_then(|at| shelf.kept.remove(at))
     };
     if let Some(Kept { turn_id, job, .. }) = dropped {
@@ -151,6 +167,41 @@ pub(super) fn keep(core: &Arc<Core>, turn_id: String, mut job: Job, why: SetAsid
         log::info!("aside.login queue={key} id={:?}", job.message.id);
     }
     core.changed();
+}
+
+fn write_count(core: &Core, key: &str, dropped: usize) {
+    let key = format!("{NOTE}{key}");
+    core.journal.append_behind(match dropped {
+        0 => Record::Forget { key },
+        _ => Record::Note { key, value: dropped.into() },
+    });
+}
+
+/// The agent was told of so many dropped files of a conversation.
+pub(super) fn told(core: &Core, key: &str, count: usize) {
+    if count == 0 {
+        return;
+    }
+    let mut shelves = core.asides.lock();
+    let Some(shelf) = shelves.get_mut(key) else { return };
+    shelf.untold = shelf.untold.saturating_sub(count);
+    let left = shelf.dropped + shelf.untold;
+    write_count(core, key, left);
+    if left == 0 && shelf.kept.is_empty() {
+        shelves.remove(key);
+    }
+}
+
+/// Takes up how many files were dropped of which no agent was told before the restart.
+pub(super) fn restore_counts(core: &Core) {
+    let counts: Vec<(String, usize)> = core.journal.view(|ledger| {
+        let count = |value: &serde_json::Value| value.as_u64().unwrap_or(0) as usize;
+        ledger.notes(NOTE).map(|(key, note)| (key[NOTE.len()..].to_owned(), count(&note.value))).collect()
+    });
+    let mut shelves = core.asides.lock();
+    for (key, dropped) in counts {
+        shelves.entry(key).or_default().dropped = dropped;
+    }
 }
 
 /// Sets the timer that looks for messages that have waited too long, unless it is set.

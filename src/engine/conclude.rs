@@ -223,6 +223,7 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
     let answered = || turn.jobs.iter().filter(|job| !given_back.contains(&job.entry));
     let settled = Settled { ids: message_ids(answered()), why: outcome.why.to_owned() };
     let is_parked = park_timer::at_end(core, turn, turn.token.is_cancelled(), &settled);
+    aside::told(core, &turn.key, turn.jobs.iter().map(|job| job.omitted).sum());
     let entries: Vec<String> = answered().filter(|_| !is_parked).map(|job| job.entry.clone()).collect();
     let report = report(turn, &outcome, session_id, result, ms);
     match outcome.reply {

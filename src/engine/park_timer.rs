@@ -16,11 +16,15 @@ use super::ports::Settled;
 use super::timer::TimerId;
 use super::turn::Turn;
 use super::{keys, now_ms};
+use crate::json;
 
 /// Conversations whose waits are counted; beyond it the counts that are oldest go.
 const COUNTED: usize = 4_096;
 /// After this time (in milliseconds) a count says nothing any more.
 const COUNT_AGE_MS: i64 = 3_600_000;
+
+/// Prefix of the notes that keep the counts over a restart.
+const NOTE: &str = "parks:";
 
 /// A conversation that waits to be woken.
 struct Waiting {
@@ -43,19 +47,27 @@ pub(super) struct Parks {
 
 /// A wait that is over because something came in between: to be settled without the engine's lock.
 #[must_use]
-pub(super) struct Overtaken(Option<Waiting>);
+pub(super) struct Overtaken {
+    waiting: Option<Waiting>,
+    counts: Vec<Counted>,
+}
+
+/// What is counted of a conversation from now on; `None` when that is nothing.
+type Counted = (String, Option<Parked>);
 
 impl Parks {
     /// A message enters its lane: a wait of the conversation is over.
     pub(super) fn overtaken(&mut self, core: &Core, key: &str) -> Overtaken {
-        if let Some(counted) = self.counts.get_mut(key) {
+        let mut counts = Vec::new();
+        if let Some(counted) = self.counts.get_mut(key).filter(|counted| **counted != counted.ended()) {
             *counted = counted.ended();
+            counts.push((key.to_owned(), Some(*counted)));
         }
         let waiting = self.waiting.remove(key);
         if let Some(waiting) = &waiting {
             core.timers.cancel(waiting.timer);
         }
-        Overtaken(waiting)
+        Overtaken { waiting, counts }
     }
 
     /// Until when conversations wait.
@@ -69,26 +81,38 @@ impl Parks {
         keys.collect()
     }
 
-    fn count(&mut self, key: &str, marker: Option<&Marker>, now: i64) -> Option<i64> {
-        let (next, wait) = self.counts.get(key).copied().unwrap_or_default().step(marker, now);
+    /// Counts the end of a turn; returns how long to wait, and which counts have become different.
+    fn count(&mut self, key: &str, marker: Option<&Marker>, now: i64) -> (Option<i64>, Vec<Counted>) {
+        let before = self.counts.get(key).copied().unwrap_or_default();
+        let (next, wait) = before.step(marker, now);
+        if next == before {
+            return (wait, Vec::new());
+        }
         if next == Parked::default() {
             self.counts.remove(key);
-            return wait;
+            return (wait, vec![(key.to_owned(), None)]);
         }
+        let mut changes = Vec::new();
         if self.counts.len() >= COUNTED && !self.counts.contains_key(key) {
-            self.counts.retain(|_, c| c.count > 0 || now.saturating_sub(c.hour_start) < COUNT_AGE_MS);
+            let old: Vec<String> =
+                self.counts.iter().filter(|(_, c)| is_outdated(**c, now)).map(|(k, _)| k.clone()).collect();
             let oldest = self.counts.iter().min_by_key(|(_, c)| c.hour_start).map(|(k, _)| k.clone());
-            oldest.filter(|_| self.counts.len() >= COUNTED).and_then(|k| self.counts.remove(&k));
+            for key in if old.is_empty() { Vec::from_iter(oldest) } else { old } {
+                self.counts.remove(&key);
+                changes.push((key, None));
+            }
         }
         self.counts.insert(key.to_owned(), next);
-        wait
+        changes.push((key.to_owned(), Some(next)));
+        (wait, changes)
     }
 }
 
 impl Overtaken {
     /// Tells the journal and the channel that the message is over; returns how many messages that were.
     pub(super) fn settle(self, core: &Arc<Core>, why: Option<&str>) -> u64 {
-        let Some(Waiting { jobs, mut settled, turn_id, .. }) = self.0 else { return 0 };
+        write_counts(core, self.counts);
+        let Some(Waiting { jobs, mut settled, turn_id, .. }) = self.waiting else { return 0 };
         let Some(last) = jobs.last() else { return 0 };
         log::info!("park.overtaken queue={} turn={turn_id}", last.message.queue_key());
         if let Some(why) = why {
@@ -111,8 +135,10 @@ pub(super) fn at_end(core: &Arc<Core>, turn: &Turn, was_cancelled: bool, settled
     let mut state = core.lock();
     // Whoever waits already is a reason to think again by itself.
     let alone = state.queues.waiting(key) == 0;
-    let wait = state.parks.count(key, marker.as_ref().filter(|_| alone), now);
+    let (wait, counts) = state.parks.count(key, marker.as_ref().filter(|_| alone), now);
     let Some(wait) = wait else {
+        drop(state);
+        write_counts(core, counts);
         if marker.is_some() {
             log::info!("park.refused queue={key} turn={} alone={alone}", turn.id);
         }
@@ -123,6 +149,7 @@ pub(super) fn at_end(core: &Arc<Core>, turn: &Turn, was_cancelled: bool, settled
     let waiting = begin(core, key, jobs, settled.clone(), until);
     state.parks.waiting.insert(key.clone(), waiting);
     drop(state);
+    write_counts(core, counts);
     log::info!("park.start queue={key} turn={} ms={wait}", turn.id);
     let why = marker.and_then(|m| m.reason).unwrap_or_default();
     for e in entries {
@@ -131,6 +158,35 @@ pub(super) fn at_end(core: &Arc<Core>, turn: &Turn, was_cancelled: bool, settled
     }
     core.changed();
     true
+}
+
+/// Whether a count says nothing any more.
+fn is_outdated(counted: Parked, now: i64) -> bool {
+    counted.count == 0 && now.saturating_sub(counted.hour_start) >= COUNT_AGE_MS
+}
+
+/// A restart must not give an agent its waits anew.
+fn write_counts(core: &Core, counts: Vec<Counted>) {
+    for (key, counted) in counts {
+        let key = format!("{NOTE}{key}");
+        core.journal.append_behind(match counted.as_ref().map(json::to_value) {
+            Some(Ok(value)) => Record::Note { key, value },
+            _ => Record::Forget { key },
+        });
+    }
+}
+
+/// Takes up the counts that the journal knows.
+pub(super) fn restore_counts(core: &Core) {
+    let now = now_ms();
+    let notes: Vec<(String, Option<Parked>)> = core.journal.view(|ledger| {
+        let read = |value: &serde_json::Value| json::from_value::<Parked>(value).ok();
+        ledger.notes(NOTE).map(|(key, note)| (key[NOTE.len()..].to_owned(), read(&note.value))).collect()
+    });
+    let (good, outdated): (Vec<_>, Vec<_>) =
+        notes.into_iter().map(|(key, c)| (key, c.filter(|c| !is_outdated(*c, now)))).partition(|(_, c)| c.is_some());
+    core.lock().parks.counts = good.into_iter().filter_map(|(key, counted)| Some((key, counted?))).collect();
+    write_counts(core, outdated);
 }
 
 /// The job of a message that runs once more.

@@ -54,6 +54,8 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     if how == Recovery::All {
         parking::restore(core);
     }
+    park_timer::restore_counts(core);
+    aside::restore_counts(core);
     found.replies = unsent(core, how);
     let mut parked: HashMap<String, Vec<Entry>> = HashMap::new();
     if how == Recovery::All {
