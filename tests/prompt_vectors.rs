@@ -341,6 +341,7 @@ fn vectors_context_blocks() {
                     .map(|m| RecentMessage {
                         at: first(m, &["ts"]),
                         from: first(m, &["from_name", "from"]),
+                        from_id: first(m, &["from"]),
                         topic: first(m, &["topic_title", "topic_id"]),
                         text: first(m, &["text"]).unwrap_or_default(),
                     })

@@ -1,12 +1,15 @@
-//! What is counted of a conversation holds over a restart.
+//! What is counted of a conversation holds over a restart, and what an agent said elsewhere is known to its prompts.
 
 mod support;
 
+use std::sync::{Arc, Mutex};
+
 use bellhop::engine::now_ms;
 use bellhop::engine::park::MarkerFile;
-use bellhop::engine::ports::RunRequest;
+use bellhop::engine::ports::{RecentMessage, RunRequest, TurnEvent, TurnObserver};
+use bellhop::engine::sessions::SessionEntry;
 use bellhop::message::{ConversationKind, Inbound};
-use support::engine::{Build, Harness, answer, group, script};
+use support::engine::{Build, FakeChannel, Harness, answer, group, script};
 
 fn media(room: &str, id: &str) -> Inbound {
     Inbound { media_only: true, ..group(room, id, "[image]") }
@@ -66,4 +69,56 @@ fn a_restart_gives_no_agent_its_waits_anew() {
     let again = Harness::in_dir(h.stop(), waiting());
     assert_eq!(again.channel.settled.wait(1)[0].ids, ["m"]);
     assert_eq!(again.runtime.runs.len(), 2, "three waits, so four runs in all");
+}
+
+#[derive(Default)]
+struct Ears(Mutex<Vec<(String, i64, String)>>);
+
+impl TurnObserver for Ears {
+    fn event(&self, event: &TurnEvent<'_>) {
+        if let TurnEvent::OwnWords { message, said } = event {
+            let heard = said.iter().map(|(at, text)| (message.conversation.id.clone(), *at, text.clone()));
+            self.0.lock().unwrap().extend(heard);
+        }
+    }
+}
+
+#[test]
+fn the_agents_own_words_in_a_rooms_history_are_heard() {
+    let said = |from: &str, text: &str| RecentMessage {
+        at: Some("2026-01-01T08:00:00Z".into()),
+        from: Some("Nora".into()),
+        from_id: Some(from.into()),
+        text: text.into(),
+        ..RecentMessage::default()
+    };
+    let channel = FakeChannel::botcord();
+    *channel.recent.lock().unwrap() = Some(vec![said("hu_1", "go on"), said("ag_me", "on it")]);
+    let ears = Arc::new(Ears::default());
+    let build =
+        Build { channel, extra_observers: vec![Arc::clone(&ears) as Arc<dyn TurnObserver>], ..Build::default() };
+    let h = Harness::build("own-words", build);
+    h.handle(group("rm_g", "1", "hello"));
+    assert!(ears.0.lock().unwrap().is_empty());
+    let key = h.sessions().into_keys().next().unwrap();
+    let dir = h.stop();
+    let path = dir.0.join("sessions.json");
+    let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let entry: SessionEntry = serde_json::from_value(stored["entries"][&key].clone()).unwrap();
+    stored["entries"][&key] = serde_json::to_value(SessionEntry { turn_count: Some(99), ..entry }).unwrap();
+    std::fs::write(&path, stored.to_string()).unwrap();
+    let channel = FakeChannel::botcord();
+    *channel.recent.lock().unwrap() = Some(vec![said("hu_1", "go on"), said("ag_me", "on it")]);
+    let build =
+        Build { channel, extra_observers: vec![Arc::clone(&ears) as Arc<dyn TurnObserver>], ..Build::default() };
+    let again = Harness::in_dir(dir, build);
+    again.handle(group("rm_g", "2", "hello again"));
+    let mut echo = group("rm_g", "3", "my own post");
+    echo.sender.id = "ag_me".into();
+    echo.received_at = 7;
+    again.accept(echo);
+    let heard = ears.0.lock().unwrap().clone();
+    let heard: Vec<(&str, i64, &str)> =
+        heard.iter().map(|(room, at, text)| (room.as_str(), *at, text.as_str())).collect();
+    assert_eq!(heard, [("rm_g", 1_767_254_400_000, "on it"), ("rm_g", 7, "my own post")]);
 }

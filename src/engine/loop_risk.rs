@@ -20,6 +20,10 @@ const SAMPLE_AGE_MS: i64 = 600_000;
 const RATE_WINDOW_MS: i64 = 120_000;
 /// Conversations kept; beyond it the ones longest unused are forgotten.
 const CONVERSATIONS: usize = 4_096;
+/// How far apart the sample of a post and its sight in the room may be, in milliseconds.
+const ECHO_MS: i64 = 120_000;
+/// How far apart two sights of one post may be, in milliseconds.
+const AGAIN_MS: i64 = 10_000;
 
 /// Acknowledgements that carry nothing, in normalised form.
 #[rustfmt::skip]
@@ -67,6 +71,8 @@ struct Sample {
     at: i64,
     /// Normalised; never empty.
     text: String,
+    /// When it was last seen in the room, if it was.
+    seen: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -99,9 +105,33 @@ impl LoopWatch {
             Side::In => &mut conversation.inbound,
             Side::Out => &mut conversation.outbound,
         };
-        list.push_back(Sample { at, text });
+        list.push_back(Sample { at, text, seen: None });
         if list.len() > SAMPLES {
             list.pop_front();
+        }
+    }
+
+    /// Notes a text of the agent that was seen in the room: what was noted when it was sent is not noted again.
+    pub fn saw_own(&mut self, key: &str, text: &str, at: i64) {
+        let said = normalise(text);
+        let noted = self.conversations.get_mut(key).and_then(|conversation| {
+            let is_near = |other: i64, most: i64| other.saturating_sub(at).saturating_abs() <= most;
+            let was_noted = |s: &Sample| s.seen.map_or_else(|| is_near(s.at, ECHO_MS), |seen| is_near(seen, AGAIN_MS));
+            let is_it = |s: &Sample| s.text == said && was_noted(s);
+            conversation.outbound.iter_mut().find(|s| is_it(s))
+        });
+        match noted {
+            Some(sample) => sample.seen = Some(at),
+            None => {
+                self.record(key, Side::Out, text, at);
+                let Some(conversation) = self.conversations.get_mut(key) else { return };
+                let list = &mut conversation.outbound;
+                if let Some(sample) = list.back_mut().filter(|s| s.at == at && s.text == said) {
+                    sample.seen = Some(at);
+                }
+                // Histories tell of what was before.
+                list.make_contiguous().sort_by_key(|s| s.at);
+            }
         }
     }
 
@@ -256,6 +286,21 @@ mod tests {
         let tool = block("mcp__botcord__botcord_send", json!({"input": {"room_id": "rm_1", "text": "on it"}}));
         assert_eq!(sent_by_tool(&tool).as_deref(), Some("on it"));
         assert_eq!(sent_by_tool(&block("Bash", json!({"input": {"command": "ls"}}))), None);
+    }
+
+    #[test]
+    fn a_post_that_is_seen_in_the_room_counts_once() {
+        let mut watch = LoopWatch::default();
+        watch.record("k", Side::Out, "On it.", 10_000);
+        watch.saw_own("k", "on it", 70_000);
+        watch.saw_own("k", "on it!", 71_000);
+        assert_eq!(watch.evaluate("k", 80_000), []);
+        // Said by another session of the agent, and told of by the history only.
+        watch.saw_own("k", "on it", 40_000 + ECHO_MS);
+        watch.saw_own("k", "earlier", 1_000);
+        assert_eq!(watch.evaluate("k", 200_000), [Reason::RepeatedOutbound]);
+        let order: Vec<i64> = watch.conversations["k"].outbound.iter().map(|s| s.at).collect();
+        assert_eq!(order, [1_000, 10_000, 40_000 + ECHO_MS]);
     }
 
     #[test]

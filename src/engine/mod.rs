@@ -74,7 +74,7 @@ use self::outbox::Outbox;
 use self::park_timer::Parks;
 use self::persist::Sessions;
 use self::policy::Policies;
-use self::ports::{Channel, PromptBuilder, Runtimes, TurnHook, TurnObserver};
+use self::ports::{Channel, PromptBuilder, Runtimes, TurnEvent, TurnHook, TurnObserver};
 use self::queue::Queues;
 use self::route::Routes;
 use self::sessions::{SessionChange, SessionEntry, SessionStore};
@@ -342,6 +342,8 @@ impl Engine {
             return Some(Acceptance::Skipped("unknown_channel"));
         }
         if message.sender.kind == SenderKind::Agent && message.sender.id == message.account_id {
+            let said = [(message.received_at, message.text.clone())];
+            core.observe(&TurnEvent::OwnWords { message, said: &said });
             return Some(Acceptance::Skipped("own_echo"));
         }
         if trim(&message.text).is_empty() && message.attachments.is_empty() && !message.media_only {

@@ -13,7 +13,9 @@ use super::context::{self, Built};
 use super::core::{Core, Job, Live};
 use super::journal::Record;
 use super::outcome::Run;
-use super::ports::{Channel, Frame, FreshStart, PromptFacts, ResumedSession, RunRequest, Runtime, Thrown, TurnEvent};
+use super::ports::{
+    Channel, Frame, FreshStart, PromptFacts, RecentMessage, ResumedSession, RunRequest, Runtime, Thrown, TurnEvent,
+};
 use super::prepare;
 use super::queue::Start;
 use super::records;
@@ -397,6 +399,14 @@ fn forget(core: &Arc<Core>, turn: &Turn) {
 /// The user turn in a recovery frame.
 pub(super) fn recovery(core: &Core, turn: &Turn, why: FreshStart<'_>, composed: &str) -> String {
     let recent = turn.channel.as_ref().and_then(|c| c.recent_messages(&turn.message));
+    let own = |m: &RecentMessage| {
+        let at = m.at.as_deref()?.parse::<jiff::Timestamp>().ok()?;
+        (m.from_id.as_ref() == Some(&turn.message.account_id)).then(|| (at.as_millisecond(), m.text.clone()))
+    };
+    let said: Vec<(i64, String)> = recent.iter().flatten().filter_map(own).collect();
+    if !said.is_empty() {
+        core.observe(&TurnEvent::OwnWords { message: &turn.message, said: &said });
+    }
     core.prompts.framed(composed, Frame::Recovery { runtime: &turn.runtime, why, recent: recent.as_deref() })
 }
 

@@ -208,6 +208,12 @@ impl TurnObserver for Prompts {
     fn event(&self, event: &TurnEvent<'_>) {
         match event {
             TurnEvent::Queued { message, .. } => self.saw(message),
+            TurnEvent::OwnWords { message, said } => {
+                let mut loops = self.loops();
+                for (at, text) in *said {
+                    loops.saw_own(&message.loop_key(), text, *at);
+                }
+            }
             TurnEvent::Block { message, block, .. } => {
                 if let Some(text) = loop_risk::sent_by_tool(block) {
                     self.said(message, &text);

@@ -183,6 +183,7 @@ impl TurnObserver for Follow {
                 let (turn_id, runtime) = ((*turn_id).to_owned(), (*runtime).to_owned());
                 self.push(&keys(message, None), Event::Started(Started { turn_id, runtime, attempt: *attempt }));
             }
+            TurnEvent::OwnWords { .. } => {}
             TurnEvent::Block { message, block, .. } => {
                 let keys = keys(message, None);
                 for view in parts(BlockView::from(*block)) {

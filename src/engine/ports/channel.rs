@@ -117,6 +117,8 @@ pub struct RecentMessage {
     pub at: Option<String>,
     /// Who.
     pub from: Option<String>,
+    /// The sender's id, by which an agent's own words are known.
+    pub from_id: Option<String>,
     /// Topic title or id.
     pub topic: Option<String>,
     /// What.

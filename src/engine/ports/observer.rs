@@ -91,6 +91,13 @@ pub enum TurnEvent<'a> {
         /// 1, or more after interruptions.
         attempt: u32,
     },
+    /// The agent's own words were seen in its room: it posted them by tool, or in another session.
+    OwnWords {
+        /// A message of the room.
+        message: &'a Inbound,
+        /// When (Unix milliseconds) and what.
+        said: &'a [(i64, String)],
+    },
     /// A block of progress.
     Block {
         /// The message.
