@@ -490,7 +490,7 @@ fn s47_s48_a_turn_that_takes_too_long_is_cancelled_and_said_so() {
         assert_eq!(settled.why, "timeout");
         let sent = h.channel.sent.all();
         assert_eq!((sent.len(), sent[0].kind, sent[0].reply_to.as_deref()), (1, OutboundKind::Error, Some("m")));
-        assert_eq!(sent[0].text, "Runtime timeout after 0 minute(s); aborted");
+        assert_eq!(sent[0].text, "Runtime timeout after 1 second(s); aborted");
         assert!(sent[0].error_ref.is_none() && h.sessions().is_empty());
     }
 }

@@ -33,6 +33,7 @@ use crate::cli::host::{Dumped, Host, Running, RuntimeRow, StartError, StoredQueu
 use crate::config::{Config, Home};
 use crate::engine::journal::Journal;
 use crate::engine::{Engine, Recovery, now_ms};
+use crate::prompt::Prompts;
 use crate::runtime::process;
 use crate::serve::follow::Follow;
 use crate::serve::server::{self, Server};
@@ -117,6 +118,7 @@ impl Host for Program {
 struct Node {
     engine: Engine,
     journal: Journal,
+    prompts: Arc<Prompts>,
     home: Home,
     agents: Arc<Agents>,
     /// The document of the configuration that the process was started with.
@@ -148,7 +150,8 @@ impl Node {
         let follow = Arc::new(Follow::default());
         let rooms = Rooms::default();
         agents::prepare(home, &config.local_agents);
-        let (parts, names) = parts::assemble(home, &config, Arc::clone(&follow), &rooms).map_err(StartError::Failed)?;
+        let (parts, names, prompts) =
+            parts::assemble(home, &config, Arc::clone(&follow), &rooms).map_err(StartError::Failed)?;
         parts::end_interrupted(&parts.journal, home);
         let journal = parts.journal.clone();
         let engine = Engine::new(parts).map_err(|e| failed(&e))?;
@@ -176,6 +179,7 @@ impl Node {
         Ok(Self {
             engine,
             journal,
+            prompts,
             home,
             agents,
             started_with,
@@ -254,6 +258,7 @@ impl Node {
         if let Some(server) = self.server.take() {
             server.stop();
         }
+        self.prompts.flush();
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::{Config, Home};
 use crate::engine::admission::Memory;
 use crate::engine::fuse::FuseLimits;
 use crate::engine::journal::{Journal, JournalOptions, Record};
-use crate::engine::ports::{ProcessId, PromptBuilder};
+use crate::engine::ports::{ProcessId, PromptBuilder, TurnObserver};
 use crate::engine::route::{Route, Routes};
 use crate::engine::sessions::SessionStore;
 use crate::engine::transcript::Writer;
@@ -28,7 +28,7 @@ pub(super) fn assemble(
     config: &Config,
     follow: Arc<Follow>,
     rooms: &Rooms,
-) -> Result<(Parts, Names), String> {
+) -> Result<(Parts, Names, Arc<Prompts>), String> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     // What it finds it logs itself.
     let opened = Journal::open(&home.journal(), Arc::clone(&disk), JournalOptions::default())
@@ -51,11 +51,11 @@ pub(super) fn assemble(
         routes: routes(home, config, &registry),
         runtimes: Arc::new(registry),
         prompts: Arc::clone(&prompts) as Arc<dyn PromptBuilder>,
-        observers: vec![follow, prompts],
+        observers: vec![follow, Arc::clone(&prompts) as Arc<dyn TurnObserver>],
         channels: vec![Arc::new(Local)],
         settings: settings(home, config),
     };
-    Ok((parts, names))
+    Ok((parts, names, prompts))
 }
 
 /// Where prompts find what they are made of.

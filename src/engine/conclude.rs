@@ -46,6 +46,7 @@ fn ended(core: &Arc<Core>, turn: &Arc<Turn>, cancelled: Option<CancelReason>, ru
             cancelled,
             runtime: &turn.runtime,
             limit_ms: turn.limit.as_millis() as u64,
+            is_cloud_run: turn.message.cloud_run.is_some(),
             tool_calls: progress.tool_calls,
             deliverable: turn.deliverable,
             active: progress.active.as_ref(),

@@ -95,6 +95,8 @@ pub struct Facts<'a> {
     pub runtime: &'a str,
     /// Time limit in milliseconds.
     pub limit_ms: u64,
+    /// It is a run in the cloud, whose diagnostics have a fixed form.
+    pub is_cloud_run: bool,
     /// Number of tool calls, the one over the budget included.
     pub tool_calls: u64,
     /// Whether text of a turn reaches this room.
@@ -262,8 +264,12 @@ pub fn is_no_reply(text: &str) -> bool {
 }
 
 fn timed_out(facts: &Facts<'_>) -> Outcome {
-    let minutes = (facts.limit_ms + 30_000) / 60_000;
-    let text = format!("Runtime timeout after {minutes} minute(s); aborted");
+    let after = match facts.limit_ms {
+        // Nobody understands a limit of no minutes.
+        ms @ ..60_000 if !facts.is_cloud_run => format!("{} second(s)", ms.div_ceil(1_000)),
+        ms => format!("{} minute(s)", (ms + 30_000) / 60_000),
+    };
+    let text = format!("Runtime timeout after {after}; aborted");
     limit(TurnErrorPhase::Timeout, "timeout", text, format!("runtime timeout after {}ms", facts.limit_ms))
 }
 
@@ -373,6 +379,7 @@ mod tests {
             cancelled: None,
             runtime: "codex",
             limit_ms: 1_800_000,
+            is_cloud_run: false,
             tool_calls: 0,
             deliverable: true,
             active: None,
@@ -410,10 +417,19 @@ mod tests {
     #[test]
     fn minutes_are_rounded_half_up() {
         for (ms, minutes) in [(500, 0), (29_999, 0), (30_000, 1), (89_999, 1), (1_800_000, 30)] {
-            let facts = Facts { cancelled: Some(CancelReason::Timeout), limit_ms: ms, ..facts() };
+            let facts = Facts { cancelled: Some(CancelReason::Timeout), limit_ms: ms, is_cloud_run: true, ..facts() };
             let reply = decided(&said("late"), &facts).reply.unwrap();
             assert_eq!(reply.text, format!("Runtime timeout after {minutes} minute(s); aborted"));
             assert_eq!(reply.kind, OutboundKind::Error);
+        }
+    }
+
+    #[test]
+    fn a_short_limit_is_told_in_seconds() {
+        for (ms, after) in [(500, "1 second(s)"), (15_000, "15 second(s)"), (60_000, "1 minute(s)")] {
+            let facts = Facts { cancelled: Some(CancelReason::Timeout), limit_ms: ms, ..facts() };
+            let reply = decided(&said("late"), &facts).reply.unwrap();
+            assert_eq!(reply.text, format!("Runtime timeout after {after}; aborted"));
         }
     }
 
