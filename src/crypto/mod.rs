@@ -1,4 +1,11 @@
-//! Hashes, random bytes and the comparison of secrets; everything on top of `ring`.
+//! Hashes, random bytes, signatures and the comparison of secrets; everything on top of `ring`. Knows nobody.
+//!
+//! - [`base64`]: bytes as text. - [`jcs`]: the canonical form of JSON, which is what gets hashed and signed.
+//! - [`sign`]: Ed25519 keys.
+
+pub mod base64;
+pub mod jcs;
+pub mod sign;
 
 use std::fmt::Write;
 
