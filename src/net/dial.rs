@@ -31,6 +31,11 @@ pub fn dial(host: &str, port: u16, end: Instant, abort: BorrowedFd<'_>) -> Resul
     // Brackets belong to the URL, not to the address.
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(DialError::Name)?.collect();
+    dial_any(&addresses, end, abort)
+}
+
+/// [`dial`] for a host whose addresses are known.
+pub fn dial_any(addresses: &[SocketAddr], end: Instant, abort: BorrowedFd<'_>) -> Result<TcpStream, DialError> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for (n, address) in addresses.iter().enumerate() {
         let only = n + 1 == addresses.len();

@@ -1,5 +1,7 @@
 //! The network, below any protocol of a far side.
 
 pub mod dial;
+pub mod http;
 pub mod stream;
+pub mod url;
 pub mod ws;

@@ -1,0 +1,380 @@
+//! Requests to far sides: `ureq` on connections of our own, which sleep in `poll(2)` on the socket and on whatever
+//! may end the request early. No proxy, no redirects, no cookies; bodies are bounded by the caller.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ureq::SendBody;
+use ureq::http;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+
+use super::dial::{self, DialError};
+use super::stream::Stream;
+
+/// Buffers of a connection, in bytes.
+const BUFFER: usize = 16 << 10;
+/// Longest head of an answer, in bytes.
+const HEAD_LIMIT: usize = 32 << 10;
+/// Connections that are kept for the next request, altogether.
+const IDLE: usize = 4;
+/// How long they are kept; less than servers do, so that few requests meet a connection that ends.
+const IDLE_AGE: Duration = Duration::from_secs(4);
+
+/// A client for any number of servers and threads.
+pub struct Http {
+    agent: ureq::Agent,
+}
+
+/// What goes with a request.
+pub enum Body<'a> {
+    /// Nothing.
+    None,
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// So many bytes from here.
+    Reader(&'a mut dyn Read, u64),
+}
+
+/// A request.
+pub struct Request<'a, 'b> {
+    /// `GET` or `DELETE`; with a body `POST`, `PUT`, `PATCH` or `DELETE`.
+    pub method: &'a str,
+    /// Absolute URL.
+    pub url: &'a str,
+    /// Headers. Their values may be secret and are never logged.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Body.
+    pub body: Body<'b>,
+    /// For everything together, the answer's body included.
+    pub limit: Duration,
+}
+
+/// An answer: its status and headers. The body has been handed over.
+pub struct Answer {
+    /// Status.
+    pub status: u16,
+    headers: http::HeaderMap,
+}
+
+impl Answer {
+    /// A header, where it is there and a text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct HttpError {
+    /// Whether anything of the request has gone out: then the far side may have acted on it.
+    pub sent: bool,
+    /// What went wrong.
+    pub kind: HttpErrorKind,
+}
+
+/// What went wrong.
+#[derive(Debug)]
+pub enum HttpErrorKind {
+    /// The time ran out.
+    TimedOut,
+    /// The caller wanted it to end.
+    Aborted,
+    /// The answer's body is longer than the caller takes.
+    TooLong,
+    /// Anything else, for people; without secrets.
+    Failed(String),
+}
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            HttpErrorKind::TimedOut => f.write_str("timed out"),
+            HttpErrorKind::Aborted => f.write_str("given up"),
+            HttpErrorKind::TooLong => f.write_str("the answer is too long"),
+            HttpErrorKind::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for HttpError {}
+
+/// The request that this thread is busy with. `ureq` has no room for it, but does everything on the caller's thread.
+struct Current {
+    end: Instant,
+    abort: OwnedFd,
+    sent: bool,
+    aborted: bool,
+    /// Why a connection could not be made or went bad, in better words than `ureq` has.
+    why: Option<String>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+/// Takes the request off the thread, whatever happens.
+struct Guard;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        CURRENT.with_borrow_mut(Option::take);
+    }
+}
+
+impl Http {
+    /// A client without connections.
+    pub fn new() -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_response_header_size(HEAD_LIMIT)
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
+            .max_idle_connections(IDLE)
+            .max_idle_connections_per_host(IDLE)
+            .max_idle_age(IDLE_AGE)
+            .user_agent(concat!("bellhop/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: ureq::Agent::with_parts(config, Dialer, DefaultResolver::default()) }
+    }
+
+    /// Makes a request. `take` gets the answer's head and a reader of its body, which is cut off after the number of
+    /// bytes that `room` allows for this head. `abort`: readable when the answer is not wanted any more.
+    pub fn send(
+        &self,
+        request: Request<'_, '_>,
+        abort: BorrowedFd<'_>,
+        take: &mut dyn FnMut(&Answer, &mut dyn Read) -> io::Result<()>,
+    ) -> Result<Answer, HttpError> {
+        let unsent = |why: String| HttpError { sent: false, kind: HttpErrorKind::Failed(why) };
+        let abort = abort.try_clone_to_owned().map_err(|e| unsent(e.to_string()))?;
+        let end = Instant::now() + request.limit;
+        CURRENT.with_borrow_mut(|c| *c = Some(Current { end, abort, sent: false, aborted: false, why: None }));
+        let _guard = Guard;
+        let mut bytes: &[u8] = &[];
+        let (reader, length): (&mut dyn Read, Option<u64>) = match request.body {
+            Body::None => (&mut bytes, None),
+            Body::Bytes(b) => {
+                bytes = b;
+                (&mut bytes, Some(b.len() as u64))
+            }
+            Body::Reader(reader, length) => (reader, Some(length)),
+        };
+        let answer = if let Some(length) = length {
+            let builder = match request.method {
+                "DELETE" => self.agent.delete(request.url).force_send_body(),
+                "PUT" => self.agent.put(request.url),
+                "PATCH" => self.agent.patch(request.url),
+                _ => self.agent.post(request.url),
+            };
+            let builder =
+                prepared(builder, request.headers, request.limit).header("content-length", length.to_string());
+            builder.send(SendBody::from_reader(&mut Exact { reader, left: length }))
+        } else {
+            let builder = match request.method {
+                "DELETE" => self.agent.delete(request.url),
+                _ => self.agent.get(request.url),
+            };
+            prepared(builder, request.headers, request.limit).call()
+        };
+        let answer = answer.map_err(|e| explain(&e))?;
+        let (parts, mut body) = answer.into_parts();
+        let answer = Answer { status: parts.status.as_u16(), headers: parts.headers };
+        match take(&answer, &mut body.as_reader()) {
+            Ok(()) => Ok(answer),
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
+                Err(HttpError { sent: true, kind: HttpErrorKind::TooLong })
+            }
+            Err(e) => Err(explain(&ureq::Error::Io(e))),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A request with its headers and time limit.
+fn prepared<T>(
+    mut builder: ureq::RequestBuilder<T>,
+    headers: &[(&str, &str)],
+    limit: Duration,
+) -> ureq::RequestBuilder<T> {
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    builder.config().timeout_global(Some(limit)).build()
+}
+
+/// All of a body, at most `limit` bytes of it: for [`Http::send`].
+pub fn read_all(body: &mut dyn Read, limit: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    body.take(limit + 1).read_to_end(into)?;
+    if into.len() as u64 > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+}
+
+/// As many bytes as were promised; a source with fewer is an error rather than a request that never ends.
+struct Exact<'a> {
+    reader: &'a mut dyn Read,
+    left: u64,
+}
+
+impl Read for Exact<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Ok(0);
+        }
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.reader.read(buffer.get_mut(..most).unwrap_or_default())?;
+        if read == 0 && most > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body is shorter than it was"));
+        }
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+/// What went wrong with the current request.
+fn explain(error: &ureq::Error) -> HttpError {
+    let (sent, aborted, late, why) = CURRENT.with_borrow_mut(|c| match c {
+        Some(c) => (c.sent, c.aborted, Instant::now() >= c.end, c.why.take()),
+        None => (true, false, false, None),
+    });
+    let kind = match error {
+        _ if aborted => HttpErrorKind::Aborted,
+        ureq::Error::Timeout(_) => HttpErrorKind::TimedOut,
+        _ if late => HttpErrorKind::TimedOut,
+        error => HttpErrorKind::Failed(why.unwrap_or_else(|| crate::text::clip(&error.to_string(), 200))),
+    };
+    HttpError { sent, kind }
+}
+
+/// Does something with the time limit and the alarm of the current request.
+fn with_current<T>(work: impl FnOnce(Instant, BorrowedFd<'_>) -> Result<T, DialError>) -> Result<T, ureq::Error> {
+    CURRENT.with_borrow_mut(|current| {
+        let Some(current) = current else { return Err(ureq::Error::ConnectionFailed) };
+        work(current.end, current.abort.as_fd()).map_err(|error| match error {
+            DialError::TimedOut => ureq::Error::Timeout(ureq::Timeout::Global),
+            DialError::Aborted => {
+                current.aborted = true;
+                ureq::Error::ConnectionFailed
+            }
+            DialError::Name(e) | DialError::Connect(e) => ureq::Error::Io(e),
+        })
+    })
+}
+
+fn set_why(why: String) {
+    CURRENT.with_borrow_mut(|c| {
+        if let Some(c) = c {
+            c.why = Some(why);
+        }
+    });
+}
+
+/// Makes connections.
+#[derive(Debug)]
+struct Dialer;
+
+impl Connector for Dialer {
+    type Out = Connection;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Connection>, ureq::Error> {
+        let tcp = with_current(|end, abort| dial::dial_any(&details.addrs, end, abort))?;
+        if details.needs_tls() {
+            set_why("TLS is not built in".into());
+            return Err(ureq::Error::TlsRequired);
+        }
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Connection { stream: Mutex::new(Box::new(tcp)), buffers, tls: details.needs_tls() }))
+    }
+}
+
+/// A connection that does not block longer than it may.
+struct Connection {
+    /// A mutex for the sake of `Sync`; it is never locked.
+    stream: Mutex<Box<dyn Stream>>,
+    buffers: LazyBuffers,
+    tls: bool,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+/// Sleeps until it is worth trying again, where an error only says that it is not now.
+fn retry(stream: &dyn Stream, error: io::Error, what: PollFlags) -> Result<(), ureq::Error> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(()),
+        io::ErrorKind::WouldBlock => {
+            // TLS may have to write before it can read.
+            let what = if stream.wants_write() { what | PollFlags::OUT } else { what };
+            with_current(|end, abort| dial::wait(stream.socket(), what, end, abort))
+        }
+        _ => Err(ureq::Error::Io(error)),
+    }
+}
+
+impl Transport for Connection {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut rest = self.buffers.output().get(..amount).unwrap_or_default();
+        while !rest.is_empty() {
+            match stream.write(rest) {
+                Ok(0) => return Err(ureq::Error::Io(io::ErrorKind::WriteZero.into())),
+                Ok(n) => {
+                    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|c| c.sent = true));
+                    rest = rest.get(n..).unwrap_or_default();
+                }
+                Err(e) => retry(&**stream, e, PollFlags::OUT)?,
+            }
+        }
+        loop {
+            match stream.flush() {
+                Ok(()) if !stream.wants_write() => return Ok(()),
+                Ok(()) => with_current(|end, abort| dial::wait(stream.socket(), PollFlags::OUT, end, abort))?,
+                Err(e) => retry(&**stream, e, PollFlags::OUT)?,
+            }
+        }
+    }
+
+    fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        loop {
+            match stream.read(self.buffers.input_append_buf()) {
+                Ok(n) => {
+                    self.buffers.input_appended(n);
+                    return Ok(n > 0);
+                }
+                Err(e) => retry(&**stream, e, PollFlags::IN)?,
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        // Nobody speaks on an idle connection, but to end it.
+        let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let socket = stream.socket();
+        let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready == 0)
+    }
+
+    fn is_tls(&self) -> bool {
+        self.tls
+    }
+}
