@@ -5,3 +5,4 @@ mod faults;
 mod kit;
 mod life;
 mod mem_disk;
+mod schedules;
