@@ -26,6 +26,8 @@ use crate::message::{Inbound, Outbound, OutboundKind};
 
 /// How long a lane rests when the journal could not take the start of its turn.
 const DEFER: Duration = Duration::from_secs(5);
+/// How long a reply waits for the live signs of its turn.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Concludes a turn, unless that was done already; returns whether this call did it.
 pub(super) fn conclude(core: &Arc<Core>, turn: &Arc<Turn>, run: Run) -> bool {
@@ -61,11 +63,13 @@ fn ended(core: &Arc<Core>, turn: &Arc<Turn>, cancelled: Option<CancelReason>, ru
     match cancelled {
         _ if parked.is_some() => {
             park(core, turn, &run, &outcome, parked);
+            end_streams(turn);
             carry_over(core, turn, &run, false);
             return;
         }
         Some(CancelReason::Superseded) if core.settings.carry_superseded => {
             log::info!("turn.superseded queue={} turn={}", turn.key, turn.id);
+            end_streams(turn);
             carry_over(core, turn, &run, false);
             return;
         }
@@ -77,6 +81,14 @@ fn ended(core: &Arc<Core>, turn: &Arc<Turn>, cancelled: Option<CancelReason>, ru
         _ => finish(core, turn, &run, outcome),
     }
     core.turn_over(&turn.key, &turn.id, &turn.merged_from);
+}
+
+/// The turn is over without a reply, its messages are not: the far side is not to wait for more of this turn.
+fn end_streams(turn: &Turn) {
+    let streams = Settled::new(Vec::new(), "", turn.jobs.iter().map(|job| job.message.as_ref())).streams;
+    if let Some(channel) = turn.channel.as_ref().filter(|_| !streams.is_empty()) {
+        channel.stream_end(&streams);
+    }
 }
 
 /// The turn is over, its messages go on in a later one. Not so if a person has cancelled it since its end: then they
@@ -222,7 +234,7 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
     settle_runs(core, turn, result);
     let given_back = tell_breaker(core, turn, run, outcome.breaker);
     let answered = || turn.jobs.iter().filter(|job| !given_back.contains(&job.entry));
-    let settled = Settled { ids: message_ids(answered()), why: outcome.why.to_owned() };
+    let settled = Settled::new(message_ids(answered()), outcome.why, answered().map(|job| job.message.as_ref()));
     let is_parked = park_timer::at_end(core, turn, turn.token.is_cancelled(), &settled);
     aside::told(core, &turn.key, turn.jobs.iter().map(|job| job.omitted).sum());
     let entries: Vec<String> = answered().filter(|_| !is_parked).map(|job| job.entry.clone()).collect();
@@ -235,6 +247,7 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
             if let Err(e) = core.journal.append(Record::Result { turn: turn.id.clone(), out: output }).wait() {
                 log::error!("turn.result_not_durable queue={} turn={} error={e}", turn.key, turn.id);
             }
+            turn.signals.flush(FLUSH);
             let item = Item { out, entries, settled, record, attempts: 0, uncertain: false };
             outbox::post(core, item);
         }
@@ -339,6 +352,7 @@ fn outbound(turn: &Turn, reply: Reply) -> Outbound {
         account_id: turn.message.account_id.clone(),
         conversation_id: turn.message.conversation.id.clone(),
         thread_id: turn.message.conversation.thread_id.clone(),
+        topic: turn.message.topic().map(str::to_owned),
         kind: reply.kind,
         text: reply.text,
         error_ref: reply.error_ref,

@@ -60,6 +60,8 @@ pub(super) struct Job {
     pub(super) set_aside: Option<SetAside>,
     /// It ran before, and its agent wanted to be woken for it again.
     pub(super) woken: bool,
+    /// It may have run before, in this process or in an earlier one.
+    pub(super) again: bool,
 }
 
 impl Job {
@@ -78,6 +80,7 @@ impl Job {
             omitted: 0,
             set_aside: None,
             woken: false,
+            again: false,
         }
     }
 

@@ -50,6 +50,7 @@ pub mod settle;
 pub mod signals;
 mod sink;
 mod status;
+mod stream;
 pub mod timer;
 pub mod transcript;
 mod turn;

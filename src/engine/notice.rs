@@ -22,6 +22,7 @@ pub(super) struct Place {
     account: String,
     conversation: String,
     thread: Option<String>,
+    topic: Option<String>,
     reply_to: String,
     trace: Option<String>,
 }
@@ -34,6 +35,7 @@ impl From<&Inbound> for Place {
             account: message.account_id.clone(),
             conversation: message.conversation.id.clone(),
             thread: message.conversation.thread_id.clone(),
+            topic: message.topic().map(str::to_owned),
             reply_to: message.reply_target().to_owned(),
             trace: message.trace.as_ref().map(|t| t.id.clone()),
         }
@@ -50,6 +52,7 @@ impl Place {
             account_id: self.account.clone(),
             conversation_id: self.conversation.clone(),
             thread_id: self.thread.clone(),
+            topic: self.topic.clone(),
             kind: OutboundKind::Error,
             text,
             error_ref: None,
@@ -65,7 +68,7 @@ pub(super) fn tell(core: &Arc<Core>, place: &Place, id: String, text: String) {
     let item = Item {
         out: place.diagnostic(id, text),
         entries: Vec::new(),
-        settled: Settled { ids: Vec::new(), why: "notice".into() },
+        settled: Settled::new(Vec::new(), "notice", []),
         record: None,
         attempts: 0,
         uncertain: false,

@@ -335,7 +335,7 @@ fn revive(core: &Arc<Core>, dead: Dead) -> Result<(), Refusal> {
             drop(core.journal.append(started));
             let out = Outcome { replies: vec![Arc::clone(&reply)], session: None, why: "delivered".into() };
             write(core, Record::Result { turn, out })?;
-            let settled = Settled { ids: message.ids(), why: "delivered".into() };
+            let settled = Settled::new(message.ids(), "delivered", [message.as_ref()]);
             let out = reply.as_ref().clone();
             let item = Item { out, entries: vec![entry], settled, record: None, attempts: 0, uncertain: true };
             notice::post_later(core, item);

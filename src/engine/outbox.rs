@@ -2,23 +2,29 @@
 //!
 //! The turn that made a reply tries to send it at once. What fails for a while stays here and in the
 //! journal, is tried again after [`DELAYS`] with the same id, and holds back later replies of its
-//! conversation; other conversations go on. After the last delay it is given up, which is recorded.
+//! conversation; other conversations go on. After the last delay it is given up, which is recorded; a patient
+//! channel repeats the last delay until its patience ends. Where the far side says when to come again, that is done.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::dead;
 use super::journal::{JournalError, Record};
-use super::ports::{Delivery, Settled};
+use super::ports::{Channel, Delivery, Settled};
 use super::records::Ended;
 use super::transcript::Delivery as Recorded;
 use crate::message::Outbound;
 
 /// Waits before the second, third and fourth attempt.
 pub const DELAYS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_mins(1)];
+
+/// For how long a far side may put a reply off, of a channel that has no patience of its own.
+const PATIENCE: Duration = Duration::from_hours(24);
+/// The longest wait that a far side may ask for at once; hubs ask for an hour at most.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// A reply with everything that its end needs.
 pub(super) struct Item {
@@ -47,6 +53,8 @@ struct Queue {
     items: VecDeque<Item>,
     /// Somebody sends the first item, or a timer will.
     busy: bool,
+    /// Since when the first item cannot be sent.
+    failing: Option<Instant>,
 }
 
 /// All replies that are not out yet.
@@ -93,8 +101,8 @@ fn drain(core: &Arc<Core>, key: &str) {
         let Some(mut item) = take(core, key) else { return };
         item.attempts += 1;
         match attempt(core, &item) {
-            Delivery::Delivered { id } => resolve(core, item, Ok(id)),
-            Delivery::Permanent { why } => resolve(core, item, Err(why)),
+            Delivery::Delivered { id } => settled_first(core, key, item, Ok(id)),
+            Delivery::Permanent { why } => settled_first(core, key, item, Err(why)),
             Delivery::Transient { after, why } => {
                 item.uncertain = false;
                 if !retry(core, key, item, after, &why) {
@@ -111,6 +119,13 @@ fn drain(core: &Arc<Core>, key: &str) {
     }
 }
 
+fn settled_first(core: &Arc<Core>, key: &str, item: Item, result: Result<Option<String>, String>) {
+    if let Some(queue) = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
+        queue.failing = None;
+    }
+    resolve(core, item, result);
+}
+
 fn take(core: &Core, key: &str) -> Option<Item> {
     let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
     let item = queues.get_mut(key)?.items.pop_front();
@@ -125,31 +140,43 @@ fn attempt(core: &Core, item: &Item) -> Delivery {
         return Delivery::Permanent { why: format!("no channel {}", item.out.channel) };
     };
     let call = || if item.uncertain { channel.resolve(&item.out) } else { channel.send(&item.out) };
-    let delivery = catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|_| Delivery::Transient { after: None, why: "the channel panicked".into() });
+    let panicked = |_| Delivery::Uncertain { why: "the channel panicked".into() };
+    let delivery = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(panicked);
     match delivery {
         // The far side does not have it: this attempt sends.
-        Delivery::Transient { .. } if item.uncertain => catch_unwind(AssertUnwindSafe(|| channel.send(&item.out)))
-            .unwrap_or_else(|_| Delivery::Transient { after: None, why: "the channel panicked".into() }),
+        Delivery::Transient { after: None, .. } if item.uncertain => {
+            catch_unwind(AssertUnwindSafe(|| channel.send(&item.out))).unwrap_or_else(panicked)
+        }
         delivery => delivery,
     }
 }
 
 /// Puts an item back and sets a timer; after the last delay it is given up. Returns whether to go on with
 /// the next item now.
-fn retry(core: &Arc<Core>, key: &str, item: Item, after: Option<Duration>, why: &str) -> bool {
-    let Some(delay) = core.settings.outbox_delays.get(item.attempts - 1).copied() else {
-        resolve(core, item, Err(why.to_owned()));
+fn retry(core: &Arc<Core>, key: &str, mut item: Item, after: Option<Duration>, why: &str) -> bool {
+    let patience = core.channel(&item.out.channel).and_then(|c| c.patience());
+    let delays = &core.settings.outbox_delays;
+    let delay = match after {
+        Some(after) => {
+            item.attempts -= 1;
+            Some(after.min(LONGEST))
+        }
+        None => delays.get(item.attempts - 1).or(delays.last().filter(|_| patience.is_some())).copied(),
+    };
+    let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
+    let failing = queues.get_mut(key).map(|queue| queue.failing.get_or_insert_with(Instant::now).elapsed());
+    let is_late = failing.is_some_and(|since| since >= patience.unwrap_or(PATIENCE));
+    let Some(delay) = delay.filter(|_| !is_late) else {
+        drop(queues);
+        settled_first(core, key, item, Err(why.to_owned()));
         return true;
     };
-    let delay = delay.max(after.unwrap_or_default()).min(Duration::from_mins(10));
     log::warn!(
         "outbox.retry queue={key} out={} attempt={} in_ms={} why={why:?}",
         item.out.id,
         item.attempts,
         delay.as_millis()
     );
-    let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
     queues.entry(key.to_owned()).or_default().items.push_front(item);
     drop(queues);
     let (again, key) = (Arc::clone(core), key.to_owned());
@@ -222,10 +249,21 @@ pub(super) fn settle(core: &Arc<Core>, channel: &str, entries: Vec<String>, sett
                 }
             }
             let Some(channel) = again.channel(&channel) else { return };
-            if catch_unwind(AssertUnwindSafe(|| channel.settled(&settled))).is_err() {
-                log::error!("channel.panic in=settled channel={}", channel.id());
-            }
+            tell(channel.as_ref(), &settled);
             again.journal.append_behind(Record::Acked { e: entries });
         }),
     );
+}
+
+/// Tells a channel that messages are terminal.
+pub(super) fn tell(channel: &dyn Channel, settled: &Settled) {
+    let call = || {
+        if !settled.streams.is_empty() {
+            channel.stream_end(&settled.streams);
+        }
+        channel.settled(settled);
+    };
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        log::error!("channel.panic in=settled channel={}", channel.id());
+    }
 }

@@ -248,7 +248,8 @@ pub(super) fn give_up(core: &Arc<Core>, entry: &str) -> bool {
 /// A parked turn of an earlier process.
 pub(super) fn restore(core: &Arc<Core>, key: &str, entries: Vec<Entry>) {
     let until = entries.iter().filter_map(|e| e.parked.as_ref()).map(|p| p.until).max().unwrap_or_default();
-    let settled = Settled { ids: entries.iter().flat_map(|e| e.ids.clone()).collect(), why: "gated".into() };
+    let ids = entries.iter().flat_map(|e| e.ids.clone()).collect();
+    let settled = Settled::new(ids, "gated", entries.iter().map(|e| e.message.as_ref()));
     let job = |e: Entry| Job { woken: true, ..Job::new(e.id, core.route(&e.message), e.message) };
     let jobs = entries.into_iter().map(job).collect();
     // Held, so that the wait is there before its end can come.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::core::{Core, Job, Live};
 use super::merge;
+use super::now_ms;
 use super::park;
 use super::queue::{Arrival, Start};
 use super::records;
@@ -57,8 +58,8 @@ pub(super) fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Optio
     let own = message.overrides.as_ref().and_then(|o| o.timeout_ms).map(Duration::from_millis);
     let wall = budget.max_wall_time_ms.map(Duration::from_millis);
     let limit = [own, wall].into_iter().flatten().fold(core.settings.turn_limit, Duration::min);
-    let parts = jobs.iter().map(|j| Arc::clone(&j.message)).collect();
-    let signals = Signals::new(channel.clone(), &message, parts, &turn_id, &core.pings, core.settings.typing);
+    let signals =
+        Signals::new(channel.clone(), &message, numbered_after(last), &turn_id, &core.pings, core.settings.typing);
     let cwd = working_directory(last).to_owned();
     let wait_file = park::is_eligible(capabilities.gated, &message).then(|| park::marker_path(&cwd, &key));
     if let Some(file) = &wait_file {
@@ -96,6 +97,15 @@ fn flat(arrivals: Vec<Arrival<Job>>) -> (Vec<Job>, Vec<String>) {
         parts
     });
     parts.map(|(id, job)| (job, id)).unzip()
+}
+
+/// The number after which the blocks of a message's turn are numbered. Far sides drop what has a number that they have
+/// seen, so a later attempt goes on behind an earlier one: with the milliseconds that have passed, which are more than
+/// an attempt has blocks.
+fn numbered_after(job: &Job) -> u64 {
+    let again = job.again || job.woken || job.interrupted || job.attempts > 0 || job.set_aside.is_some();
+    let age = now_ms().saturating_sub(job.message.received_at);
+    age.try_into().ok().filter(|_| again).unwrap_or(0)
 }
 
 /// How many of the oldest messages are counted and not shown. Nothing that was accepted is dropped, but a prompt has an

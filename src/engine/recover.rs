@@ -73,9 +73,9 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
             // Its far side is told by whoever has its channel.
             EntryState::Done { .. } if how == Recovery::OnDemand && core.channel(&entry.channel).is_none() => {}
             EntryState::Done { why, .. } => {
-                let settled = Settled { ids: entry.ids.clone(), why: why.clone() };
+                let settled = Settled::new(entry.ids.clone(), why, [entry.message.as_ref()]);
                 if let Some(channel) = core.channel(&entry.channel) {
-                    channel.settled(&settled);
+                    outbox::tell(channel.as_ref(), &settled);
                 }
                 drop(core.journal.append(Record::Acked { e: vec![entry.id] }));
             }
@@ -88,7 +88,7 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
                     )
                 });
                 if !waits {
-                    let settled = Settled { ids: entry.ids.clone(), why };
+                    let settled = Settled::new(entry.ids.clone(), &why, [entry.message.as_ref()]);
                     outbox::settle(core, &entry.channel, vec![entry.id], settled);
                 }
             }
@@ -166,6 +166,7 @@ fn is_parked(entry: &Entry) -> bool {
 
 fn job(core: &Core, entry: Entry) -> Job {
     let mut job = Job::new(entry.id, core.route(&entry.message), entry.message);
+    job.again = true;
     job.attempts = entry.past.attempts;
     job.interrupted = entry.past.effects;
     if entry.past.effects {
@@ -211,11 +212,12 @@ fn unsent(core: &Arc<Core>, how: Recovery) -> usize {
             let entries: Vec<&Entry> =
                 turn.map(|t| t.entries.iter().filter_map(|e| ledger.entry(e)).collect()).unwrap_or_default();
             let last = turn.and_then(|t| t.replies.last()) == Some(&o.message.id);
-            let why = turn.and_then(|t| t.result.as_ref()).map_or("delivered", |r| r.why.as_str()).to_owned();
+            let why = turn.and_then(|t| t.result.as_ref()).map_or("delivered", |r| r.why.as_str());
+            let ids = entries.iter().flat_map(|e| e.ids.clone()).collect();
             Item {
                 out: o.message.as_ref().clone(),
                 entries: if last { entries.iter().map(|e| e.id.clone()).collect() } else { Vec::new() },
-                settled: Settled { ids: entries.iter().flat_map(|e| e.ids.clone()).collect(), why },
+                settled: Settled::new(ids, why, entries.iter().map(|e| e.message.as_ref())),
                 record: turn.zip(entries.last()).filter(|_| last).map(|(turn, entry)| ended(turn, entry, o)),
                 attempts: 0,
                 // It may have gone out just before the end.
@@ -270,11 +272,12 @@ fn write_off(core: &Arc<Core>, entries: &[Entry]) {
     log::warn!("engine.stale queue={} messages={count}", last.queue);
     let ids: Vec<String> = entries.iter().map(|e| e.id.clone()).collect();
     dead::keep(core, &ids, &format!("not answered within {hours} h"));
+    let far = entries.iter().flat_map(|e| e.ids.clone()).collect();
     let text = format!("⚠️ {count} message(s) that came more than {hours} hours ago were not answered.");
     let item = Item {
         out: notice::Place::from(last.message.as_ref()).diagnostic(format!("stale_{}", last.id), text),
         entries: ids,
-        settled: Settled { ids: entries.iter().flat_map(|e| e.ids.clone()).collect(), why: "skipped:stale".into() },
+        settled: Settled::new(far, "skipped:stale", entries.iter().map(|e| e.message.as_ref())),
         record: None,
         attempts: 0,
         uncertain: false,

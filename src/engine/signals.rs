@@ -2,23 +2,20 @@
 //! thinking marker, the end of the stream.
 //!
 //! One thread per turn that has any sends them, in order, so that a slow channel never holds up the
-//! runtime. Its queue is bounded at [`MAX_QUEUED`]: beyond that, deltas of text are merged, then `other`
-//! and `system` blocks are dropped, and at last the oldest. Turns without signs have no thread.
+//! runtime; see [`Stream`] for what waits. Turns without signs have no thread.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::ports::{Capabilities, Channel, MessageStatus, StreamBlock};
+use super::stream::{Next, Piece, Stream};
 use super::typing::{Pings, TypingPace};
 use super::{gate, replying};
-use crate::message::{Block, BlockKind, Inbound, Phase, Status};
+use crate::message::{Block, BlockKind, Digest, Inbound, Phase, Status};
 
-/// Blocks that may wait for a slow channel.
-pub const MAX_QUEUED: usize = 256;
 /// The signs of one turn.
 pub(super) struct Signals {
     inner: Option<Arc<Inner>>,
@@ -27,8 +24,6 @@ pub(super) struct Signals {
 struct Inner {
     channel: Arc<dyn Channel>,
     message: Arc<Inbound>,
-    /// What the message consists of: each has a stream of its own to be ended.
-    parts: Vec<Arc<Inbound>>,
     turn_id: String,
     typing: bool,
     stream: bool,
@@ -40,13 +35,13 @@ struct Inner {
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    queue: VecDeque<StreamBlock>,
+    stream: Stream,
     marker: Marker,
-    next_seq: u64,
     typing: bool,
     started: bool,
+    /// A block is on its way.
+    sending: bool,
     ended: bool,
 }
 
@@ -87,12 +82,12 @@ impl Marker {
 }
 
 impl Signals {
-    /// The signs that this message's turn gives; none for a channel without them. `parts` is what the message was
-    /// merged from.
+    /// The signs that this message's turn gives; none for a channel without them. Blocks are numbered from the number
+    /// after `seq`.
     pub(super) fn new(
         channel: Option<Arc<dyn Channel>>,
         message: &Arc<Inbound>,
-        parts: Vec<Arc<Inbound>>,
+        seq: u64,
         turn_id: &str,
         pings: &Arc<Pings>,
         pace: TypingPace,
@@ -105,17 +100,24 @@ impl Signals {
         if !typing && !stream && reaction.is_none() {
             return Self { inner: None };
         }
+        let stream_pace = channel.stream_pace();
         let inner = Inner {
             channel,
             message: Arc::clone(message),
-            parts,
             turn_id: turn_id.to_owned(),
             typing,
             stream,
             reaction,
             pings: Arc::clone(pings),
             pace,
-            state: Mutex::new(State { next_seq: 1, ..State::default() }),
+            state: Mutex::new(State {
+                stream: Stream::new(stream_pace, seq),
+                marker: Marker::default(),
+                typing: false,
+                started: false,
+                sending: false,
+                ended: false,
+            }),
             changed: Condvar::new(),
         };
         Self { inner: Some(Arc::new(inner)) }
@@ -145,9 +147,10 @@ impl Signals {
         let Some(inner) = self.inner.as_ref().filter(|i| i.stream) else { return };
         let mut state = inner.lock();
         if state.marker.block(block.kind) {
-            inner.push(&mut state, BlockKind::Thinking, json!({"phase": "started", "source": "dispatcher"}));
+            let started = json!({"phase": "started", "source": "dispatcher"});
+            inner.push(&mut state, BlockKind::Thinking, started, Digest::default());
         }
-        inner.push(&mut state, block.kind, block.raw.clone());
+        inner.push(&mut state, block.kind, block.raw.clone(), block.digest.clone());
     }
 
     /// A status event of the adapter.
@@ -166,25 +169,47 @@ impl Signals {
                     if let (Some(label), Value::Object(map)) = (label, &mut raw) {
                         map.insert("label".into(), label.clone().into());
                     }
-                    inner.push(&mut state, BlockKind::Thinking, raw);
+                    inner.push(&mut state, BlockKind::Thinking, raw, Digest::default());
                 }
             }
             Status::Typing { .. } | Status::Thinking { .. } => {}
         }
     }
 
-    /// After the run: closes the marker and the stream. What is queued still goes out.
+    /// After the run: closes the marker. What is queued still goes out, see [`Signals::flush`]; of a superseded turn
+    /// nothing does.
     pub(super) fn end(&self, superseded: bool) {
         let Some(inner) = &self.inner else { return };
         let mut state = inner.lock();
         if state.ended {
             return;
         }
-        if state.marker.end(superseded) && inner.stream {
-            inner.push(&mut state, BlockKind::Thinking, json!({"phase": "stopped", "source": "dispatcher"}));
+        if state.marker.end(superseded) && inner.stream && state.started {
+            let stopped = json!({"phase": "stopped", "source": "dispatcher"});
+            state.stream.push_last(BlockKind::Thinking, stopped, Instant::now());
+        }
+        if superseded {
+            state.stream.clear();
         }
         state.ended = true;
-        inner.changed.notify_one();
+        inner.changed.notify_all();
+    }
+
+    /// After [`Signals::end`], before the reply: waits until the blocks are out, at most for `limit`. What is not out by
+    /// then is dropped, since nobody reads it behind the reply.
+    pub(super) fn flush(&self, limit: Duration) {
+        let Some(inner) = self.inner.as_ref().filter(|i| i.stream) else { return };
+        let end = Instant::now() + limit;
+        let mut state = inner.lock();
+        while state.started && (state.sending || !state.stream.is_empty()) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                log::warn!("signals.late turn={} limit_ms={}", inner.turn_id, limit.as_millis());
+                state.stream.clear();
+                return;
+            }
+            state = inner.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 
@@ -193,25 +218,12 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, state: &mut State, kind: BlockKind, raw: Value) {
+    fn push(&self, state: &mut State, kind: BlockKind, raw: Value, digest: Digest) {
         if state.ended || !state.started {
             return;
         }
-        let block = StreamBlock {
-            trace_id: self.message.trace.as_ref().map(|t| t.id.clone()).unwrap_or_default(),
-            turn_id: self.turn_id.clone(),
-            account_id: self.message.account_id.clone(),
-            conversation_id: self.message.conversation.id.clone(),
-            seq: state.next_seq,
-            kind,
-            raw,
-        };
-        state.next_seq += 1;
-        state.queue.push_back(block);
-        if state.queue.len() > MAX_QUEUED {
-            shorten(&mut state.queue);
-        }
-        self.changed.notify_one();
+        state.stream.push(kind, raw, digest, Instant::now());
+        self.changed.notify_all();
     }
 
     fn run(&self) {
@@ -220,43 +232,55 @@ impl Inner {
             self.ping();
         }
         let mut next_ping = Instant::now() + self.pace.refresh;
+        let mut state = self.lock();
         loop {
-            let mut state = self.lock();
-            let block = loop {
-                if let Some(block) = state.queue.pop_front() {
-                    break Some(block);
+            let now = Instant::now();
+            let ended = state.ended;
+            let more = match state.stream.next(now, ended) {
+                Next::Send(seq, piece) => {
+                    state.sending = true;
+                    drop(state);
+                    self.send(seq, piece);
+                    state = self.lock();
+                    state.sending = false;
+                    self.changed.notify_all();
+                    continue;
                 }
-                if state.ended {
-                    break None;
-                }
-                if state.typing {
-                    let now = Instant::now();
-                    if next_ping <= now {
-                        next_ping = now + self.pace.refresh;
-                        drop(state);
-                        self.ping();
-                        state = self.lock();
-                        continue;
-                    }
-                    let wait = next_ping - now;
-                    state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-                } else {
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                    next_ping = Instant::now() + self.pace.refresh;
-                }
+                Next::Nothing if ended => break,
+                Next::Nothing => None,
+                Next::Wait(until) => Some(until),
             };
-            drop(state);
-            match block {
-                Some(block) => self.guarded("block", || self.channel.block(&block)),
-                None => break,
+            if !state.typing {
+                next_ping = now + self.pace.refresh;
+            } else if next_ping <= now {
+                next_ping = now + self.pace.refresh;
+                drop(state);
+                self.ping();
+                state = self.lock();
+                continue;
             }
+            let until = [more, Some(next_ping).filter(|_| state.typing)].into_iter().flatten().min();
+            state = match until {
+                Some(at) => self.changed.wait_timeout(state, at - now).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
         }
+        drop(state);
         self.react(false);
-        if self.stream {
-            for part in self.parts.iter().filter(|part| part.streamable()) {
-                self.guarded("stream_end", || self.channel.stream_end(part, &self.turn_id));
-            }
-        }
+    }
+
+    fn send(&self, seq: u64, piece: Piece) {
+        let block = StreamBlock {
+            trace_id: self.message.trace.as_ref().map(|t| t.id.clone()).unwrap_or_default(),
+            turn_id: self.turn_id.clone(),
+            account_id: self.message.account_id.clone(),
+            conversation_id: self.message.conversation.id.clone(),
+            seq,
+            kind: piece.kind,
+            raw: piece.raw,
+            digest: piece.digest,
+        };
+        self.guarded("block", || self.channel.block(&block));
     }
 
     /// Puts the reaction on, or takes it off.
@@ -286,16 +310,6 @@ impl Inner {
             Ok(Err(e)) => log::warn!("signals.{what}_failed turn={} error={:?}", self.turn_id, crate::redact::text(&e)),
             Err(_) => log::error!("channel.panic in={what} channel={}", self.channel.id()),
         }
-    }
-}
-
-/// Makes room in a full queue without changing the order of what stays.
-fn shorten(queue: &mut VecDeque<StreamBlock>) {
-    let quiet = |b: &StreamBlock| matches!(b.kind, BlockKind::Other | BlockKind::System);
-    if let Some(at) = queue.iter().position(quiet) {
-        queue.remove(at);
-    } else {
-        queue.pop_front();
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn end(core: &Arc<Core>, job: &Job, turn_id: &str, status: TurnStatus
     let message = &job.message;
     core.lock().superseded.remove(turn_id);
     settle_run(core, message);
-    let settled = Settled { ids: message.ids(), why: why.to_owned() };
+    let settled = Settled::new(message.ids(), why, [message.as_ref()]);
     outbox::settle(core, &message.channel, vec![job.entry.clone()], settled);
     let report = report(message, turn::runtime_id(job), turn_id, status);
     core.observe(&TurnEvent::Finished { message, report: &report });
@@ -86,7 +86,7 @@ fn post(core: &Arc<Core>, message: &Inbound, turn_id: &str, text: String, entrie
     if let Err(e) = core.journal.append(Record::Result { turn: turn_id.to_owned(), out: outcome }).wait() {
         log::error!("turn.result_not_durable queue={} turn={turn_id} error={e}", message.queue_key());
     }
-    let settled = Settled { ids: message.ids(), why: "error".into() };
+    let settled = Settled::new(message.ids(), "error", [message]);
     outbox::post(core, Item { out, entries, settled, record, attempts: 0, uncertain: false });
 }
 

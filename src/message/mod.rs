@@ -416,6 +416,11 @@ impl Inbound {
         self.reply_to.as_ref().filter(given).or(self.msg_id.as_ref().filter(given)).unwrap_or(&self.id)
     }
 
+    /// Title of the topic that it belongs to, where that is known.
+    pub fn topic(&self) -> Option<&str> {
+        self.room.as_ref()?.topic.as_deref()
+    }
+
     /// Whether this is the owner's private chat.
     pub fn is_owner_chat(&self) -> bool {
         self.origin == Origin::OwnerChat || self.conversation.id.starts_with("rm_oc_")

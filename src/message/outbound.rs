@@ -30,6 +30,9 @@ pub struct Outbound {
     /// Topic inside it.
     #[serde(default)]
     pub thread_id: Option<String>,
+    /// Title of that topic, for channels that name topics by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
     /// Ordinary or diagnostic.
     #[serde(default)]
     pub kind: OutboundKind,

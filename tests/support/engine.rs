@@ -12,8 +12,8 @@ use bellhop::engine::journal::{Journal, JournalOptions};
 use bellhop::engine::policy::PolicySource;
 use bellhop::engine::ports::{
     Capabilities, Channel, Delivery, Frame, FreshStart, MessageStatus, PromptBuilder, PromptFacts, RecentMessage,
-    ResumedSession, RoomContext, RunRequest, RunResult, RunSink, Runtime, Runtimes, Settled, StreamBlock, SystemRule,
-    Thrown, TurnDone, TurnEvent, TurnHook, TurnObserver, TurnReport,
+    ResumedSession, RoomContext, RunRequest, RunResult, RunSink, Runtime, Runtimes, Settled, StreamBlock, StreamPace,
+    SystemRule, Thrown, TurnDone, TurnEvent, TurnHook, TurnObserver, TurnReport,
 };
 use bellhop::engine::route::{Route, Routes};
 use bellhop::engine::sessions::SessionStore;
@@ -109,8 +109,10 @@ pub struct FakeChannel {
     /// What asking to show typing answers.
     pub typing_fails: bool,
     pub room: Option<RoomContext>,
-    /// Everything in order, as words.
     pub waited_at: bool,
+    pub patience: Option<Duration>,
+    pub stream_pace: StreamPace,
+    /// Everything in order, as words.
     pub order: Arc<Log<String>>,
 }
 
@@ -129,6 +131,8 @@ impl FakeChannel {
             deliveries: Mutex::default(),
             recent: Mutex::new(Some(Vec::new())),
             waited_at: false,
+            patience: None,
+            stream_pace: StreamPace::default(),
             policies: None,
             display_name: None,
             typing_fails: false,
@@ -188,19 +192,30 @@ impl Channel for FakeChannel {
         if self.typing_fails { Err("typing is broken".into()) } else { Ok(()) }
     }
 
-    fn block(&self, block: &StreamBlock) -> Result<(), String> {
-        self.blocks.push(block.clone());
-        Ok(())
+    fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
-    fn stream_end(&self, message: &Inbound, _: &str) -> Result<(), String> {
-        self.ended.push(message.id.clone());
+    fn stream_pace(&self) -> StreamPace {
+        self.stream_pace
+    }
+
+    fn block(&self, block: &StreamBlock) -> Result<(), String> {
+        self.order.push("block".into());
+        self.blocks.push(block.clone());
         Ok(())
     }
 
     fn message_status(&self, status: &MessageStatus) -> Result<(), String> {
         self.statuses.push(status.clone());
         Ok(())
+    }
+
+    fn stream_end(&self, ids: &[String]) {
+        for id in ids {
+            self.order.push(format!("end {id}"));
+            self.ended.push(id.clone());
+        }
     }
 
     fn settled(&self, settled: &Settled) {

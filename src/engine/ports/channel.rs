@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::engine::policy::PolicySource;
-use crate::message::{BlockKind, Inbound, Outbound};
+pub use crate::engine::stream::StreamPace;
+use crate::message::{BlockKind, Digest, Inbound, Outbound};
 
 /// What a channel can do beyond sending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,9 +29,9 @@ pub enum Delivery {
         /// The far side's id of the message.
         id: Option<String>,
     },
-    /// Worth another try.
+    /// The far side does not have it; worth another try.
     Transient {
-        /// Not before this has passed, where the far side says so.
+        /// After this time, where the far side says so: an attempt that was merely put off does not count.
         after: Option<Duration>,
         /// For the log.
         why: String,
@@ -62,8 +63,10 @@ pub struct StreamBlock {
     pub seq: u64,
     /// What it is.
     pub kind: BlockKind,
-    /// The runtime's event, or the marker's `{phase, source, label?}`.
+    /// The runtime's event, or the marker's `{phase, source, label?}`; of words that were put together the first one.
     pub raw: serde_json::Value,
+    /// What the adapter makes of it, with the words of all that was put together.
+    pub digest: Digest,
 }
 
 /// A reaction on a message, put on before the run and taken off after it.
@@ -91,6 +94,16 @@ pub struct Settled {
     /// The journal's reason: `delivered`, `gated`, `no_reply`, `empty`, `error`, `timeout`, `budget`,
     /// `cancelled`, `skipped:<why>`.
     pub why: String,
+    /// Those whose progress the far side follows, for [`Channel::stream_end`].
+    pub streams: Vec<String>,
+}
+
+impl Settled {
+    /// The end of these messages. Each of what a message consists of has a stream of its own.
+    pub fn new<'m>(ids: Vec<String>, why: &str, messages: impl IntoIterator<Item = &'m Inbound>) -> Self {
+        let streams = messages.into_iter().filter(|m| m.streamable()).flat_map(Inbound::ids).collect();
+        Self { ids, why: why.to_owned(), streams }
+    }
 }
 
 /// A room as a channel knows it, for the prompt.
@@ -144,10 +157,17 @@ pub trait Channel: Send + Sync {
         false
     }
 
+    /// For how long replies that could not be sent are tried again before they are given up. `None`: as often as the
+    /// engine's settings say.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
     /// One attempt to send. The engine repeats it with the same [`Outbound::id`] as the answer says.
     fn send(&self, message: &Outbound) -> Delivery;
 
-    /// Asks the far side about an [`Delivery::Uncertain`] attempt. The default cannot tell.
+    /// Asks the far side about an [`Delivery::Uncertain`] attempt. [`Delivery::Transient`] means that it does not have
+    /// the message: it is sent, at once or after the time given. The default cannot tell, and has it sent again.
     fn resolve(&self, message: &Outbound) -> Delivery {
         let _ = message;
         Delivery::Transient { after: None, why: "the far side cannot tell".into() }
@@ -159,15 +179,14 @@ pub trait Channel: Send + Sync {
         Ok(())
     }
 
-    /// Shows a block. Called in order of `seq`, from one thread per turn.
-    fn block(&self, block: &StreamBlock) -> Result<(), String> {
-        let _ = block;
-        Ok(())
+    /// How blocks are wanted. Asked once per turn.
+    fn stream_pace(&self) -> StreamPace {
+        StreamPace::default()
     }
 
-    /// Says that no more blocks of this message's turn follow. Called for every message of a batch.
-    fn stream_end(&self, message: &Inbound, turn_id: &str) -> Result<(), String> {
-        let _ = (message, turn_id);
+    /// Shows a block. Called in order of `seq`, from one thread per turn, and not after the turn's reply.
+    fn block(&self, block: &StreamBlock) -> Result<(), String> {
+        let _ = block;
         Ok(())
     }
 
@@ -177,7 +196,13 @@ pub trait Channel: Send + Sync {
         Ok(())
     }
 
-    /// The messages are terminal and the journal says so durably: acknowledge them upstream.
+    /// No more blocks of these messages follow: their turn is over, and its reply out or given up. To be told twice does
+    /// no harm; it is told again after a crash. Returns at once.
+    fn stream_end(&self, ids: &[String]) {
+        let _ = ids;
+    }
+
+    /// The messages are terminal and the journal says so durably: acknowledge them upstream. Returns at once.
     fn settled(&self, settled: &Settled) {
         let _ = settled;
     }

@@ -44,6 +44,7 @@ fn reply(id: &str, turn: &str) -> Arc<Outbound> {
         account_id: "ag_1".into(),
         conversation_id: "rm_a".into(),
         thread_id: None,
+        topic: None,
         kind: OutboundKind::Message,
         text: "yes".into(),
         error_ref: None,
