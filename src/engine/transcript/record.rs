@@ -4,15 +4,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::failure::RuntimeFailure;
+pub use super::parts::{BlockSummary, Delivery, DropReason, Sender, Trace, Truncated, TurnErrorPhase};
 use crate::json;
-use crate::message::{self, Inbound, SenderKind};
-use crate::{redact, text};
+use crate::message::{self, Inbound};
+use crate::redact;
 
 /// Longest text of a record, in UTF-16 units.
 pub const TEXT_LIMIT: usize = 32_768;
-
-/// Longest name of a tool in a summary, in UTF-16 units.
-const NAME_LIMIT: usize = 200;
 
 /// Largest runtime event that is recorded raw, in bytes of its redacted JSON; a larger one is left out.
 const RAW_LIMIT: usize = 262_144;
@@ -318,107 +316,6 @@ impl Body {
             self,
             Self::Inbound { .. } | Self::ComposeFailed { .. } | Self::Dispatched { .. } | Self::Block { .. }
         )
-    }
-}
-
-/// The sender, in a record's order of fields.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sender {
-    id: String,
-    kind: SenderKind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-}
-
-/// The far side's handle; `streamable` only when it is.
-#[derive(Clone, Debug, Serialize)]
-pub struct Trace {
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    streamable: Option<bool>,
-}
-
-/// Which text was cut: `{"text":true}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Truncated {
-    /// That of the message.
-    Text(bool),
-    /// That of the user turn.
-    ComposedText(bool),
-    /// That of the reply.
-    FinalText(bool),
-}
-
-/// Why a message or turn was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DropReason {
-    /// Its message went into a later turn.
-    BatchMerged,
-    /// A newer message took its place.
-    QueueCancelPrevious,
-    /// Its queue was full.
-    QueueOverflow,
-    /// It waited a day for a text to go with, and none came.
-    DeferredExpired,
-}
-
-/// What became of a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Delivery {
-    /// It was sent.
-    Delivered,
-    /// The agent speaks in this room by its own tool.
-    GatedNonOwnerChat,
-    /// There was none.
-    EmptyText,
-    /// The agent said that it has nothing to say.
-    NoReply,
-    /// It could not be sent.
-    SendFailed,
-}
-
-/// Where a turn failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TurnErrorPhase {
-    /// The runtime failed.
-    Runtime,
-    /// It ran out of time.
-    Timeout,
-    /// It ran out of its budget.
-    Budget,
-}
-
-/// What a block was about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BlockSummary {
-    /// Kind of block.
-    pub r#type: message::BlockKind,
-    /// Length of its text in UTF-16 units.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub chars: Option<usize>,
-    /// Name of the tool, or of the update.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
-impl BlockSummary {
-    /// Reads the runtime's event: `text`, `name`, and what an ACP update says in their place.
-    pub fn of(block: &message::Block) -> Self {
-        let raw = &block.raw;
-        let string = |v: &Value| v.as_str().map(|s| redact::text_head(s, NAME_LIMIT).0);
-        let update = raw.pointer("/params/update").or_else(|| raw.get("update"));
-        let tool = update.and_then(|u| u.pointer("/toolCall/name")).and_then(string);
-        Self {
-            r#type: block.kind,
-            chars: raw.get("text").and_then(Value::as_str).map(text::len_utf16),
-            name: tool
-                .or_else(|| raw.get("name").and_then(string))
-                .or_else(|| update.and_then(|u| u.get("sessionUpdate")).and_then(string)),
-        }
     }
 }
 

@@ -9,6 +9,8 @@
 //! its answer (and 750 ms more when that is an error), and only for this session: before that, agents
 //! replay the old conversation.
 
+mod handler;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,10 +19,10 @@ use serde_json::Value;
 
 use super::messages::{
     InitializeParams, Initialized, McpCapabilities, OpenParams, PROTOCOL_VERSION, PromptParams, Prompted,
-    SessionOpened, SessionParams, SetModeParams, SetModelParams, TextPart, mcp_entries,
+    SessionOpened, SetModeParams, SetModelParams, TextPart, mcp_entries,
 };
 use super::permission::{PermissionAnswer, PermissionRequest};
-use super::rpc::{self, Id, Incoming, RpcError};
+use super::rpc::{self, Id, RpcError};
 use super::trace::Trace;
 use super::update::{AnswerText, Update};
 use crate::engine::ports::{Approval, ErrorClass, RunSink, Usage};
@@ -30,7 +32,7 @@ use crate::redact;
 use crate::runtime::classify;
 use crate::runtime::context_file::{Held, MAX_HOLD};
 use crate::runtime::outcome::{Parsed, Verdict};
-use crate::runtime::process::{Ended, Handler, Io};
+use crate::runtime::process::{Ended, Io};
 use crate::runtime::settings::McpServer;
 use crate::text;
 
@@ -473,94 +475,4 @@ fn is_empty(result: &Value) -> bool {
 fn reads_like_failure(text: &str) -> bool {
     let status = text.strip_prefix("HTTP ").and_then(|rest| rest.split_once(':')).map(|(status, _)| status);
     status.is_some_and(|s| s.len() == 3 && s.bytes().all(|b| b.is_ascii_digit())) || text.starts_with("API call failed")
-}
-
-impl Handler for Turn<'_> {
-    fn line(&mut self, line: &str, io: &mut Io) {
-        let incoming = rpc::read(line);
-        self.trace.received(line, &incoming);
-        match incoming {
-            Incoming::Answer { id, outcome } if id == self.awaited => self.answered(outcome, io),
-            Incoming::Request { id, method, params } => self.asked(id, &method, &params, io),
-            Incoming::Notification { method, params } if method == "session/update" => self.updated(params),
-            Incoming::Answer { .. } | Incoming::Notification { .. } | Incoming::Garbage => {}
-        }
-    }
-
-    fn line_after_stop(&mut self, line: &str, io: &mut Io) {
-        let incoming = rpc::read(line);
-        self.trace.received(line, &incoming);
-        match incoming {
-            Incoming::Notification { method, params } if method == "session/update" => self.updated(params),
-            Incoming::Answer { id, .. } if id == self.awaited => {
-                self.state = State::Done;
-                io.close_stdin();
-            }
-            _ => {}
-        }
-    }
-
-    fn stderr_line(&mut self, line: &str, _: &mut Io) {
-        self.trace.stderr(line);
-    }
-
-    fn tick(&mut self, io: &mut Io) {
-        let now = Instant::now();
-        if self.held_until <= now {
-            self.held = None;
-        }
-        if self.deadline.is_none_or(|deadline| now < deadline) {
-            self.set_alarm(io);
-            return;
-        }
-        let limit = |limit: Duration| format!("within {} s", limit.as_secs());
-        match self.state {
-            State::Late => self.close(io),
-            // An agent that hangs on an old session may still make a new one.
-            State::Load => {
-                log::warn!("acp.load_unanswered runtime={}", self.plan.runtime);
-                self.open_new(io);
-            }
-            State::Mode => self.set_model(io),
-            State::Model => self.prompt(io),
-            State::Initialize => {
-                let message = format!("{} did not answer initialize {}", self.plan.runtime, limit(INITIALIZE_LIMIT));
-                self.fail(message, Some(ErrorClass::Protocol), io);
-            }
-            State::New => {
-                let message = format!("{} did not answer session/new {}", self.plan.runtime, limit(SESSION_LIMIT));
-                self.fail(message, Some(ErrorClass::Protocol), io);
-            }
-            State::Done => io.pause(),
-            State::Start | State::Prompt => self.arm(None, io),
-        }
-    }
-
-    fn woken(&mut self, io: &mut Io) {
-        if self.state == State::Start {
-            self.begin(io);
-        }
-        while let Some((question, approval)) = self.sink.decision() {
-            let Some(at) = self.pending.iter().position(|p| p.question == question) else { continue };
-            let pending = self.pending.swap_remove(at);
-            self.decide(&pending.id, &pending.request, approval == Approval::Allow, io);
-        }
-    }
-
-    fn interrupt(&mut self, io: &mut Io) -> bool {
-        self.stopping = true;
-        self.held = None;
-        let Some(session) = self.session.clone().filter(|_| self.state == State::Prompt) else { return false };
-        for pending in std::mem::take(&mut self.pending) {
-            let cancelled = PermissionAnswer { outcome: super::permission::Choice::Cancelled };
-            self.reply(rpc::answer(&pending.id, cancelled), io);
-        }
-        let line = rpc::notification("session/cancel", SessionParams { session_id: &session });
-        self.reply(line, io);
-        true
-    }
-
-    fn busy(&self) -> bool {
-        !self.pending.is_empty()
-    }
 }

@@ -4,13 +4,18 @@
 //! events. With a terminal, lines are handed over as they are typed, also while a turn runs; from a pipe, each
 //! line waits for the end of the one before.
 
+mod input;
+mod spent;
+
 use std::collections::VecDeque;
-use std::io::{self, BufRead, IsTerminal, Stdout};
+use std::io::{self, IsTerminal, Stdout};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select_biased};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select_biased};
 use signal_hook::consts::SIGINT;
 
+use self::input::{Line, TEXT_LIMIT, lines, pasted};
+use self::spent::Spent;
 use super::Context;
 use super::args::Parsed;
 use super::connect::{self, Connection};
@@ -21,7 +26,7 @@ use super::output;
 use super::signals;
 use super::status;
 use super::terminal::{Abilities, Terminal};
-use crate::engine::ports::{TurnReport, TurnStatus, Usage};
+use crate::engine::ports::TurnStatus;
 use crate::serve::client::{Client, ClientError};
 use crate::serve::wire::{
     Accepted, AnswerApproval, Cancel, Decision, ErrorKind, Event, FILES_LIMIT, Question, ResetSessions, Submit,
@@ -29,12 +34,6 @@ use crate::serve::wire::{
 
 /// A second interruption within this time leaves.
 const TWICE: Duration = Duration::from_secs(2);
-
-/// Lines that follow each other faster than a person types are one pasted message.
-const PASTE: Duration = Duration::from_millis(30);
-
-/// The longest message, in bytes; longer lines are refused.
-const TEXT_LIMIT: usize = 1 << 20;
 
 /// Lines read ahead, and events not yet shown. Both readers wait when it is full.
 const AHEAD: usize = 256;
@@ -108,45 +107,6 @@ struct Open {
     id: String,
     /// Its turn's progress is shown under another message.
     silent: bool,
-}
-
-/// What the turns of this chat have cost so far.
-#[derive(Debug, Default)]
-struct Spent {
-    turns: u64,
-    tokens: Usage,
-    /// Some turn has told its tokens.
-    counted: bool,
-    /// In US dollars, as far as runtimes tell.
-    cost_usd: Option<f64>,
-}
-
-impl Spent {
-    fn add(&mut self, report: &TurnReport) {
-        self.turns += 1;
-        if let Some(usage) = report.usage {
-            self.tokens.hit = self.tokens.hit.saturating_add(usage.hit);
-            self.tokens.miss = self.tokens.miss.saturating_add(usage.miss);
-            self.tokens.output = self.tokens.output.saturating_add(usage.output);
-            self.counted = true;
-        }
-        if let Some(cost) = report.cost_usd {
-            *self.cost_usd.get_or_insert(0.0) += cost;
-        }
-    }
-
-    fn text(&self) -> String {
-        let Usage { hit, miss, output } = self.tokens;
-        let turns = if self.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", self.turns) };
-        let input = hit.saturating_add(miss);
-        let tokens = if self.counted {
-            format!("{input} tokens in ({hit} from the cache), {output} out")
-        } else {
-            "the runtime tells no tokens".to_owned()
-        };
-        let cost = self.cost_usd.map(|cost| format!(", ${cost:.4}")).unwrap_or_default();
-        format!("{turns}, {tokens}{cost}")
-    }
 }
 
 /// What a typed line asks for.
@@ -513,97 +473,6 @@ fn allows(line: &str) -> bool {
     ["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str())
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Line {
-    Text(String),
-    TooLong,
-    Unreadable(String),
-}
-
-/// Reads standard input on a thread of its own. The channel closes at the end of input.
-fn lines() -> Result<Receiver<Line>, Failure> {
-    let (sender, receiver) = bounded(AHEAD);
-    std::thread::Builder::new().name("stdin".into()).spawn(move || {
-        let mut input = io::stdin().lock();
-        let mut message = String::new();
-        loop {
-            let line = match read_line(&mut input, TEXT_LIMIT) {
-                Ok(Some(Line::Text(line))) => line,
-                Ok(Some(other)) => {
-                    message.clear();
-                    if sender.send(other).is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                Ok(None) => break,
-                Err(e) => {
-                    let _ = sender.send(Line::Unreadable(e.to_string()));
-                    return;
-                }
-            };
-            let joined = line.strip_suffix('\\').filter(|_| message.len() < TEXT_LIMIT);
-            message.push_str(joined.unwrap_or(&line));
-            if joined.is_some() {
-                message.push('\n');
-            } else if sender.send(Line::Text(std::mem::take(&mut message))).is_err() {
-                return;
-            }
-        }
-        if !message.is_empty() {
-            let _ = sender.send(Line::Text(message));
-        }
-    })?;
-    Ok(receiver)
-}
-
-/// One line without its end, invalid UTF-8 replaced; one that is too long is skipped. `None` at the end of input.
-fn read_line(input: &mut impl BufRead, limit: usize) -> io::Result<Option<Line>> {
-    let mut line = Vec::new();
-    let mut too_long = false;
-    loop {
-        let chunk = match input.fill_buf() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            other => other?,
-        };
-        if chunk.is_empty() {
-            if line.is_empty() && !too_long {
-                return Ok(None);
-            }
-            break;
-        }
-        let end = chunk.iter().position(|b| *b == b'\n');
-        let used = end.map_or(chunk.len(), |at| at + 1);
-        let text = chunk.get(..end.unwrap_or(used)).unwrap_or_default();
-        too_long |= line.len() + text.len() > limit;
-        if !too_long {
-            line.extend_from_slice(text);
-        }
-        input.consume(used);
-        if end.is_some() {
-            break;
-        }
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
-    }
-    Ok(Some(if too_long { Line::TooLong } else { Line::Text(String::from_utf8_lossy(&line).into_owned()) }))
-}
-
-/// The line with those that were pasted together with it.
-fn pasted(mut text: String, lines: &Receiver<Line>) -> String {
-    while text.len() < TEXT_LIMIT {
-        match lines.recv_timeout(PASTE) {
-            Ok(Line::Text(more)) => {
-                text.push('\n');
-                text.push_str(&more);
-            }
-            Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -616,25 +485,5 @@ mod tests {
         assert_eq!(Typed::of("/filet".into()), Typed::Message("/filet".into()));
         assert!(allows(" Y ") && allows("yes") && !allows("") && !allows("yesterday"));
         assert!(matches!(Typed::of("  ".into()), Typed::Nothing));
-    }
-
-    #[test]
-    fn what_no_runtime_tells_is_not_shown_as_nothing() {
-        let spent = Spent { turns: 1, ..Spent::default() };
-        assert_eq!(spent.text(), "1 turn, the runtime tells no tokens");
-        let tokens = Usage { hit: 1, miss: 2, output: 3 };
-        let spent = Spent { turns: 2, tokens, counted: true, cost_usd: Some(0.5) };
-        assert_eq!(spent.text(), "2 turns, 3 tokens in (1 from the cache), 3 out, $0.5000");
-    }
-
-    #[test]
-    fn lines_are_bounded_and_need_no_newline_at_the_end() {
-        let mut input = io::BufReader::with_capacity(3, &b"abc\r\n\nabcdefgh\nxy\xff"[..]);
-        let mut next = || read_line(&mut input, 5).unwrap();
-        assert_eq!(next(), Some(Line::Text("abc".into())));
-        assert_eq!(next(), Some(Line::Text(String::new())));
-        assert_eq!(next(), Some(Line::TooLong));
-        assert_eq!(next(), Some(Line::Text("xy\u{fffd}".into())));
-        assert_eq!(next(), None);
     }
 }

@@ -4,15 +4,17 @@
 //! and not silently ignored. Answers and events may gain fields and kinds: readers skip what they do not
 //! know. Names are `snake_case`; times are Unix milliseconds, durations say their unit.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::ports::TurnReport;
-use crate::json;
-use crate::message::{Block, BlockKind, Status};
 
+mod error;
+mod event;
+
+pub use self::error::{ErrorAnswer, ErrorKind, Failure};
+pub use self::event::{BlockView, Event, Queued, Started};
 pub use super::queue::{AGE_MINUTES, QUEUE_LIMIT, Queue, QueueAction, QueueChanged, QueueItem, QueueShape, QueueState};
 
 /// Version prefix of every path but `/health`.
@@ -444,214 +446,10 @@ pub struct ShuttingDown {
     pub drain_seconds: u64,
 }
 
-/// Data of the event `queued`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Queued {
-    /// How many turns or messages of its conversation come before it.
-    pub ahead: usize,
-}
-
-/// Data of the event `started`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Started {
-    /// Turn id.
-    pub turn_id: String,
-    /// Runtime id.
-    pub runtime: String,
-    /// 1, or more after interruptions.
-    pub attempt: u32,
-}
-
-/// Data of the event `block`: one piece of progress, as a person sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockView {
-    /// The runtime's number of it; of merged pieces, the last one's.
-    pub seq: u64,
-    /// What it is.
-    pub kind: BlockKind,
-    /// Words of the agent: to be shown one after the other as they come, without anything in between.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// Name of the tool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<String>,
-    /// One line about the call or its result.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub summary: Option<String>,
-    /// Whether the tool failed.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub failed: bool,
-}
-
-impl From<&Block> for BlockView {
-    fn from(block: &Block) -> Self {
-        Self {
-            seq: block.seq,
-            kind: block.kind,
-            text: block.digest.text.clone(),
-            tool: block.digest.tool.clone(),
-            summary: block.digest.summary.clone(),
-            failed: block.digest.failed,
-        }
-    }
-}
-
-/// One event of `GET /v1/messages/<id>/events`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The message is durable and waits.
-    Queued(Queued),
-    /// Its turn begins (again, when `attempt` is more than 1).
-    Started(Started),
-    /// Progress.
-    Block(BlockView),
-    /// What the runtime says about its state: `{kind: typing|thinking, phase, label?}`.
-    Status(Status),
-    /// A tool call waits for permission.
-    Approval(Question),
-    /// The turn is over; the last event.
-    Finished(Box<TurnReport>),
-}
-
-impl Event {
-    /// The word in the stream's `event:` line.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Queued(_) => "queued",
-            Self::Started(_) => "started",
-            Self::Block(_) => "block",
-            Self::Status(_) => "status",
-            Self::Approval(_) => "approval",
-            Self::Finished(_) => "finished",
-        }
-    }
-
-    /// The JSON in the stream's `data:` line; never contains a line break.
-    pub fn data(&self) -> serde_json::Result<String> {
-        match self {
-            Self::Queued(data) => json::to_string(data),
-            Self::Started(data) => json::to_string(data),
-            Self::Block(data) => json::to_string(data),
-            Self::Status(data) => json::to_string(data),
-            Self::Approval(data) => json::to_string(data),
-            Self::Finished(data) => json::to_string(data),
-        }
-    }
-
-    /// The event of a name and its data; `None` for a name that this version does not know.
-    pub fn parse(name: &str, data: &str) -> serde_json::Result<Option<Self>> {
-        Ok(Some(match name {
-            "queued" => Self::Queued(json::from_str(data)?),
-            "started" => Self::Started(json::from_str(data)?),
-            "block" => Self::Block(json::from_str(data)?),
-            "status" => Self::Status(json::from_str(data)?),
-            "approval" => Self::Approval(json::from_str(data)?),
-            "finished" => Self::Finished(json::from_str(data)?),
-            _ => return Ok(None),
-        }))
-    }
-}
-
-/// What kind of error an answer is; each has one HTTP status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorKind {
-    /// 400: the request does not say what it should.
-    BadRequest,
-    /// 403: the caller is another user.
-    Forbidden,
-    /// 404: no such path, message, session, agent or runtime.
-    NotFound,
-    /// 405: the path exists, but not with this method.
-    MethodNotAllowed,
-    /// 408: the request took too long to arrive.
-    RequestTimeout,
-    /// 409: it cannot be done now (something is in the way).
-    Conflict,
-    /// 411: the body has to come with a `Content-Length`.
-    LengthRequired,
-    /// 413: the body is too big.
-    TooLarge,
-    /// 415: the body is not JSON.
-    UnsupportedMediaType,
-    /// 417: an `Expect` other than `100-continue`.
-    ExpectationFailed,
-    /// 429: too many messages wait; try later.
-    TooBusy,
-    /// 431: the head is too big.
-    HeadTooLarge,
-    /// 500: the daemon failed at it.
-    Internal,
-    /// 501: a transfer coding that is not supported.
-    NotImplemented,
-    /// 503: it takes no requests or messages now.
-    Unavailable,
-    /// 505: neither HTTP/1.0 nor HTTP/1.1.
-    VersionNotSupported,
-    /// A kind that this version does not know.
-    #[serde(other)]
-    Other,
-}
-
-impl ErrorKind {
-    /// Its HTTP status.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::BadRequest => 400,
-            Self::Forbidden => 403,
-            Self::NotFound => 404,
-            Self::MethodNotAllowed => 405,
-            Self::RequestTimeout => 408,
-            Self::Conflict => 409,
-            Self::LengthRequired => 411,
-            Self::TooLarge => 413,
-            Self::UnsupportedMediaType => 415,
-            Self::ExpectationFailed => 417,
-            Self::TooBusy => 429,
-            Self::HeadTooLarge => 431,
-            Self::Internal | Self::Other => 500,
-            Self::NotImplemented => 501,
-            Self::Unavailable => 503,
-            Self::VersionNotSupported => 505,
-        }
-    }
-}
-
-/// An error, as `error` of an [`ErrorAnswer`] and as what [`super::api::Control`] refuses with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// What kind.
-    pub kind: ErrorKind,
-    /// For people: what was found and what was expected. Holds no secrets.
-    pub message: String,
-}
-
-impl Failure {
-    /// A failure.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-/// Body of every answer whose status is 400 or more, except `GET /health`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorAnswer {
-    /// What went wrong.
-    pub error: Failure,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Phase;
+    use crate::message::{BlockKind, Phase, Status};
 
     #[test]
     fn events_survive_the_wire() {
