@@ -7,7 +7,12 @@ mod hub;
 #[allow(dead_code)]
 mod vector_file;
 
-#[allow(dead_code)]
 mod client;
 mod crypto;
+mod faults;
+mod inbox;
+mod live;
+mod registry;
+mod send;
+mod socket;
 mod story;

@@ -287,7 +287,10 @@ pub struct SocketRow {
     pub opened: i64,
     pub ready: Option<i64>,
     pub closed: Option<i64>,
+    /// Of the client.
     pub pings: u32,
+    /// Ping control frames of the hub.
+    pub asked: u32,
 }
 
 /// Asked on every acknowledged id: whether the daemon's journal may hold it.

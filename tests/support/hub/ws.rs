@@ -135,6 +135,7 @@ pub fn session(talk: &mut Talk<'_>, request: &Request, faults: &[Fault], row: us
         ws: WebSocket::from_partially_read(line, early, Role::Server, None),
         conn,
         agent: String::new(),
+        began: 0,
     };
     if session.authenticate(faults) {
         session.run(faults);
@@ -147,6 +148,8 @@ struct Session<'a, 'b> {
     ws: WebSocket<Line>,
     conn: Arc<Conn>,
     agent: String,
+    /// By the sockets' clock.
+    began: i64,
 }
 
 impl Session<'_, '_> {
@@ -219,10 +222,20 @@ impl Session<'_, '_> {
             return false;
         };
         let (number, conn) = (self.talk.number, self.conn.clone());
+        // Before the client may know: from then on a test may move the clock.
+        self.began = clock.sockets();
         let agent = self.talk.shared.change(|world| {
             let agent = strict::holder(world, token, false).ok().filter(|agent| world.agents.contains_key(agent))?;
             let now = clock::real();
-            let row = SocketRow { number, agent: agent.clone(), opened: now, ready: Some(now), closed: None, pings: 0 };
+            let row = SocketRow {
+                number,
+                agent: agent.clone(),
+                opened: now,
+                ready: Some(now),
+                closed: None,
+                pings: 0,
+                asked: 0,
+            };
             world.sockets.push(row);
             // Before anything else can be pushed to it.
             conn.push(&json!({"type": "auth_ok", "agent_id": agent}).to_string());
@@ -252,7 +265,7 @@ impl Session<'_, '_> {
         let clock = self.talk.shared.clock.clone();
         let settings = self.talk.shared.look().settings.clone();
         let ms = |time: Duration| time.as_millis() as i64;
-        let now = clock.sockets();
+        let now = self.began;
         let (mut heard, mut beat, mut pinged, mut ping_seen) = (now, now, now, now);
         let mut pong_missing = false;
         loop {
@@ -262,7 +275,7 @@ impl Session<'_, '_> {
                     if frame["type"] == "ping" {
                         ping_seen = heard;
                         self.conn.push(&json!({"type": "pong"}).to_string());
-                        self.count_ping();
+                        self.count(|row| row.pings += 1);
                     }
                 }
                 Came::Pong => pong_missing = false,
@@ -295,17 +308,16 @@ impl Session<'_, '_> {
                 if !self.conn.mute {
                     pong_missing = true;
                     let _ = self.conn.frame(0x89, b"hub");
+                    self.count(|row| row.asked += 1);
                 }
             }
         }
     }
 
-    fn count_ping(&mut self) {
+    fn count(&self, count: impl FnOnce(&mut SocketRow)) {
         let number = self.talk.number;
         self.talk.shared.change(|world| {
-            if let Some(row) = world.sockets.iter_mut().rev().find(|row| row.number == number) {
-                row.pings += 1;
-            }
+            world.sockets.iter_mut().rev().find(|row| row.number == number).map(count);
         });
     }
 
