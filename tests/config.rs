@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bellhop::config::keys::KEYS;
-use bellhop::config::{Config, ConfigError, PromptVia, load};
+use bellhop::config::{Ack, Config, ConfigError, HubSettings, PromptVia, load};
 use bellhop::engine::approvals::{ApprovalPolicy, Decide};
 use bellhop::engine::route::{Match, OnInterrupt, QueueMode};
 use bellhop::engine::waits::{Parking, Who};
@@ -42,6 +42,7 @@ fn every_key_is_read() {
         "openclawGateways": [{"name": "g", "url": "ws://h"}],
         "agents": ["ag_b", "ag_a", "ag_b"], "agentId": "ag_c",
         "agentDiscovery": {"enabled": false, "credentialsDir": "/c"},
+        "hub": {"url": "http://localhost:8000", "ack": "journal", "pollSeconds": 0, "renewSeconds": 5},
         "streamBlocks": false, "transcript": {"enabled": false}, "maxConcurrentTurns": 3, "turnTimeoutSeconds": 60,
         "idleTimeoutSeconds": 0, "carrySuperseded": false, "promptVia": "argv", "rotation": {"maxTurns": 5, "maxInputTokens": 2000},
         "claudeWarmSeconds": 9, "claudeWarmMax": 7, "runtimePermissions": {"public": "restricted"}, "sandboxed": true, "keepAnthropicEnv": true,
@@ -73,6 +74,9 @@ fn every_key_is_read() {
     assert_eq!(config.routes[1].matches, Match::default());
     assert_eq!(config.agents, ["ag_b", "ag_a"]);
     assert_eq!(config.credentials_dir, Some(PathBuf::from("/c")));
+    let url = Some("http://localhost:8000".into());
+    let hub = HubSettings { url, ack: Ack::Journal, poll: Duration::ZERO, renew: Duration::from_secs(5) };
+    assert_eq!(config.hub, hub);
     assert_eq!((config.idle_timeout, config.prompt_via), (Some(Duration::ZERO), PromptVia::Argv));
     assert!(config.runtime_permissions.restricted(TrustLevel::Public));
     let limit = Duration::from_secs(7);
@@ -96,6 +100,10 @@ fn null_is_the_same_as_nothing() {
 fn each_mistake_names_its_field_and_what_is_expected() {
     let cases = [
         ("[]", "expected an object, found a list"),
+        (
+            r#"{"hub": {"url": "http://hub.example"}}"#,
+            "hub.url: the address is http:// and not on this machine; only https:// is safe there",
+        ),
         (r#"{"routes": {}}"#, "routes: expected a list, found an object"),
         (r#"{"routes": [5]}"#, "routes[0]: expected an object, found 5"),
         (r#"{"routes": [{"adapter": "codex"}]}"#, "routes[0]: cwd is missing; expected a text"),

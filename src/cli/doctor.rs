@@ -11,7 +11,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::host::{LoginCheck, RuntimeRow, Wanted};
 use super::output::{one_line, say, say_json, table};
-use super::{Context, machine, stop};
+use super::{Context, hub_agents, machine, stop};
 use crate::config::{Config, load};
 use crate::serve::client::Client;
 use crate::serve::wire::Wellness;
@@ -77,6 +77,8 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
             "mend the file; bellhop.json(5) describes it, bellhop config check looks again",
         )],
     });
+    let (agents, passed_over) = context.host.agents(&context.home, &config);
+    checks.extend(hub_agents::findings(&agents, &passed_over));
     checks.push(daemon(context));
     checks.push(choice(&config, &runtimes));
     let report = Report { runtimes, checks };

@@ -31,6 +31,10 @@ pub trait Host: Sync {
     /// reads, beside a running daemon too.
     fn dump_journal(&self, home: &Home, raw: bool, each: &mut dyn FnMut(Dumped) -> bool) -> io::Result<()>;
 
+    /// The agents of hubs that a daemon would connect, and why files were passed over. Asks each hub whether it is
+    /// there, which may take seconds.
+    fn agents(&self, home: &Home, config: &Config) -> (Vec<AgentRow>, Vec<String>);
+
     /// The runtimes that there are, in the order of every listing. May take seconds: it asks the programs
     /// for their versions and whatever else is wanted.
     fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow>;
@@ -92,6 +96,21 @@ pub enum StartError {
     Failed(String),
 }
 
+/// An agent of a hub, as the doctor sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentRow {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Address of its hub.
+    pub hub: String,
+    /// What is wrong with its credentials.
+    pub problem: Option<String>,
+    /// Why its hub does not answer.
+    pub unreachable: Option<String>,
+}
+
 /// One runtime, as the doctor lists it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RuntimeRow {
@@ -138,6 +157,10 @@ impl Host for NoEngine {
 
     fn dump_journal(&self, _home: &Home, _raw: bool, _each: &mut dyn FnMut(Dumped) -> bool) -> io::Result<()> {
         Ok(())
+    }
+
+    fn agents(&self, _home: &Home, _config: &Config) -> (Vec<AgentRow>, Vec<String>) {
+        (Vec::new(), Vec::new())
     }
 
     fn runtimes(&self, _home: &Home, _config: &Config, _wanted: Wanted) -> Vec<RuntimeRow> {

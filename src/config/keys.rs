@@ -119,6 +119,31 @@ pub const KEYS: &[Key] = &[
     shared("agentDiscovery", "object", "", "Search for agents, where agents names none."),
     shared("agentDiscovery.enabled", "true or false", "true", "Whether to search."),
     shared("agentDiscovery.credentialsDir", "path", "credentials/ in the home", "Where."),
+    key("hub", "object", "", "How the hub's agents are connected."),
+    key(
+        "hub.url",
+        "https:// address, or http:// on this machine",
+        "what each agent's file says",
+        "Address of the hub, in place of the one in the files of credentials.",
+    ),
+    key(
+        "hub.ack",
+        "turn or journal",
+        "turn",
+        "When the hub is told that a message need not be kept any more: once its turn is over, so that the hub has it as long as it is not answered; or as soon as the journal has it.",
+    ),
+    key(
+        "hub.pollSeconds",
+        "number, 0 to 3600",
+        "30",
+        "How often the inbox is looked into although the hub has not said that something is there. 0 switches this off.",
+    ),
+    key(
+        "hub.renewSeconds",
+        "number, 1 to 100",
+        "40",
+        "How often the hub is told that unanswered messages are still worked on; without it, the hub gives them out again after 120 seconds.",
+    ),
     shared(
         "streamBlocks",
         "true or false",

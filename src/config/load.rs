@@ -12,11 +12,12 @@ use super::document::{Complaints, ConfigError, Node, Problem, spelled};
 use super::keys;
 use super::locate::{Step, line_of};
 use super::paths::{expand_tilde, plain};
-use super::{AcpRuntime, Config, LocalAgent, McpServer, Permission, PromptVia, RUNTIMES, routes};
+use super::{Ack, AcpRuntime, Config, HubSettings, LocalAgent, McpServer, Permission, PromptVia, RUNTIMES, routes};
 use crate::engine::approvals::Decide;
 use crate::engine::waits::Who;
 use crate::json;
 use crate::message::TrustLevel;
+use crate::net::url;
 
 /// The longest configuration file, in bytes.
 pub const FILE_LIMIT: u64 = 4 << 20;
@@ -84,6 +85,7 @@ fn not_json(error: &serde_json::Error, file: &Path) -> ConfigError {
 
 fn settings(root: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) {
     agents(root, config, to);
+    config.hub = hub(root, to);
     config.acp_runtimes = acp_runtimes(root, to);
     config.default_route = root.get("defaultRoute").and_then(|n| routes::default_route(&n, root, config, to));
     config.routes = routes::routes(root, config, to);
@@ -167,6 +169,27 @@ fn agents(root: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) {
         discovery.object(to);
         config.agent_discovery = discovery.boolean("enabled", to).unwrap_or(true);
         config.credentials_dir = discovery.text("credentialsDir", to).map(expand_tilde);
+    }
+}
+
+fn hub(root: &Node<'_>, to: &mut Complaints<'_>) -> HubSettings {
+    let default = HubSettings::default();
+    let Some(hub) = root.get("hub") else { return default };
+    hub.object(to);
+    let seconds = |key, range, to: &mut Complaints<'_>| hub.number(key, range, to).map(Duration::from_secs);
+    let words = [("turn", Ack::Turn), ("journal", Ack::Journal)];
+    let url = hub.get("url").and_then(|node| match url::server(node.as_text(to)?) {
+        Ok(url) => Some(url),
+        Err(e) => {
+            node.complain(to, format!("the address {e}"));
+            None
+        }
+    });
+    HubSettings {
+        url,
+        ack: hub.word("ack", &words, to).unwrap_or_default(),
+        poll: seconds("pollSeconds", 0..=3600, to).unwrap_or(default.poll),
+        renew: seconds("renewSeconds", 1..=100, to).unwrap_or(default.renew),
     }
 }
 

@@ -25,6 +25,7 @@ pub use document::{ConfigError, Problem};
 pub use paths::{Home, HomeError};
 
 use crate::engine::approvals::ApprovalPolicy;
+use crate::engine::ports::Gateway;
 use crate::engine::route::Route;
 pub use crate::engine::waits::{Parking, Who};
 use crate::message::TrustLevel;
@@ -74,6 +75,35 @@ impl LocalAgent {
     }
 }
 
+/// When a hub's copy of a message is given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// When its turn is over.
+    #[default]
+    Turn,
+    /// When the journal has it.
+    Journal,
+}
+
+/// How the hub's agents are connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubSettings {
+    /// The hub, in place of the one that credentials name.
+    pub url: Option<String>,
+    /// When messages are acknowledged.
+    pub ack: Ack,
+    /// Between two looks into the inbox without being told to; zero: none.
+    pub poll: Duration,
+    /// Between two renewals of leases.
+    pub renew: Duration,
+}
+
+impl Default for HubSettings {
+    fn default() -> Self {
+        Self { url: None, ack: Ack::Turn, poll: Duration::from_secs(30), renew: Duration::from_secs(40) }
+    }
+}
+
 /// The configuration, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -87,6 +117,8 @@ pub struct Config {
     pub agent_discovery: bool,
     /// Where; `None`: in the home.
     pub credentials_dir: Option<PathBuf>,
+    /// How they are connected.
+    pub hub: HubSettings,
     /// The default route, if one is configured.
     pub default_route: Option<Route>,
     /// Routes, in file order.
@@ -147,6 +179,7 @@ impl Default for Config {
             agents: Vec::new(),
             agent_discovery: true,
             credentials_dir: None,
+            hub: HubSettings::default(),
             default_route: None,
             routes: Vec::new(),
             stream_blocks: true,
@@ -207,6 +240,16 @@ impl Config {
     /// Ids of all agents that are named, local ones first.
     pub fn agent_ids(&self) -> Vec<&str> {
         self.local_agents.iter().map(|a| a.name.as_str()).chain(self.agents.iter().map(String::as_str)).collect()
+    }
+
+    /// A gateway that the configuration lists, for `agent` behind it, else for its default one.
+    pub fn gateway(&self, name: &str, agent: Option<&str>) -> Option<Gateway> {
+        let all = self.document.get("openclawGateways").and_then(Value::as_array)?;
+        let (gateway, warning) = routes::gateway_named(all, name, agent)?;
+        if let Some(warning) = warning {
+            log::warn!("config.warning {warning}");
+        }
+        Some(gateway)
     }
 
     /// Ids that a route, an agent or a message may name as its runtime.

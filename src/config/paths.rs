@@ -181,6 +181,11 @@ impl Home {
         self.root.join("credentials")
     }
 
+    /// The identity of one hub agent.
+    pub fn credentials(&self, agent: &str) -> PathBuf {
+        self.credentials_dir().join(format!("{}.json", segment(agent)))
+    }
+
     /// All agents.
     pub fn agents_dir(&self) -> PathBuf {
         self.root.join("agents")

@@ -94,34 +94,47 @@ fn find_gateway(
     to: &mut Complaints<'_>,
 ) -> Option<Gateway> {
     let all = root.value().get("openclawGateways").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let text = |g: &Value, key: &str| g.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_owned);
     let Some(name) = name else {
         node.complain(to, "gateway is missing; openclaw-acp needs the name of one of openclawGateways");
         return None;
     };
-    let Some(found) = all.iter().find(|g| text(g, "name").as_deref() == Some(name)) else {
-        let names: Vec<String> = all.iter().filter_map(|g| text(g, "name")).collect();
+    let found = gateway_named(all, name, agent);
+    if found.is_none() {
+        let names: Vec<&str> = all.iter().filter_map(|g| filled(g, "name")).collect();
         let known = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
         let at = node.get("gateway").unwrap_or_else(|| node.clone());
         at.complain(to, format!("unknown gateway {name:?}; expected one of openclawGateways: {known}"));
-        return None;
-    };
-    let file = text(found, "tokenFile");
-    let token = text(found, "token").or_else(|| file.and_then(|f| token_of(&f, name, config)));
-    let openclaw_agent = agent.map(str::to_owned).or_else(|| text(found, "defaultAgent"));
-    Some(Gateway { name: name.to_owned(), url: text(found, "url")?, token, openclaw_agent })
+    }
+    let (gateway, warning) = found?;
+    config.warnings.extend(warning);
+    Some(gateway)
 }
 
-/// A token file that cannot be read leaves the gateway without a token.
-fn token_of(file: &str, gateway: &str, config: &mut Config) -> Option<String> {
+/// The gateway of this name, with a warning when its token cannot be read. `agent` comes before its own default.
+pub(super) fn gateway_named(all: &[Value], name: &str, agent: Option<&str>) -> Option<(Gateway, Option<String>)> {
+    let found = all.iter().find(|g| filled(g, "name") == Some(name))?;
+    let url = filled(found, "url")?.to_owned();
+    let openclaw_agent = agent.or_else(|| filled(found, "defaultAgent")).map(str::to_owned);
+    let (token, warning) = match (filled(found, "token"), filled(found, "tokenFile")) {
+        (None, Some(file)) => match token_of(file) {
+            Ok(token) => (token, None),
+            Err(e) => (None, Some(format!("gateway {name}: {file} cannot be read: {}", plain(&e)))),
+        },
+        (token, _) => (token.map(str::to_owned), None),
+    };
+    Some((Gateway { name: name.to_owned(), url, token, openclaw_agent }, warning))
+}
+
+fn filled<'v>(of: &'v Value, key: &str) -> Option<&'v str> {
+    of.get(key)?.as_str().filter(|s| !s.is_empty())
+}
+
+/// The token in a file. One that cannot be read leaves the gateway without a token.
+fn token_of(file: &str) -> std::io::Result<Option<String>> {
     use std::io::Read;
     let mut text = String::new();
-    let read = std::fs::File::open(expand_tilde(file)).and_then(|f| f.take(TOKEN_LIMIT).read_to_string(&mut text));
-    if let Err(error) = read {
-        config.warnings.push(format!("gateway {gateway}: {file} cannot be read: {}", plain(&error)));
-        return None;
-    }
-    Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    std::fs::File::open(expand_tilde(file))?.take(TOKEN_LIMIT).read_to_string(&mut text)?;
+    Ok(Some(text.trim().to_owned()).filter(|t| !t.is_empty()))
 }
 
 fn matches(node: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) -> Match {

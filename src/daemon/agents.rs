@@ -69,14 +69,18 @@ pub(super) fn directory(home: &Home, agent: &LocalAgent) -> PathBuf {
 /// Makes the workspaces of agents that have no other directory, 0700, and says which directories are missing.
 pub(super) fn prepare(home: &Home, agents: &[LocalAgent]) {
     for agent in agents {
-        let dir = directory(home, agent);
-        if agent.cwd.is_none() {
-            if let Err(e) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
-                log::warn!("agent.no_workspace agent={} path={} error={e}", agent.name, dir.display());
-            }
-        } else if !Path::is_dir(&dir) {
-            log::warn!("agent.no_directory agent={} path={}", agent.name, dir.display());
+        prepare_directory(&agent.name, &directory(home, agent), agent.cwd.is_none());
+    }
+}
+
+/// Makes the directory of an agent if it is its workspace; another one has to be there.
+pub(super) fn prepare_directory(agent: &str, dir: &Path, is_workspace: bool) {
+    if is_workspace {
+        if let Err(e) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+            log::warn!("agent.no_workspace agent={agent} path={} error={e}", dir.display());
         }
+    } else if !dir.is_dir() {
+        log::warn!("agent.no_directory agent={agent} path={}", dir.display());
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::agents::Agents;
-use super::{DRAIN, health::health_of, queue};
+use super::channels::Channels;
+use super::health::{health_of, trouble};
+use super::{DRAIN, queue};
 use crate::channel::local::{self, Said};
 use crate::config::paths::{directory_conversation, plain};
 use crate::config::{Home, LocalAgent};
@@ -31,6 +33,7 @@ const MAX_HOPS: u32 = 8;
 /// The control API of a running engine.
 pub(super) struct NodeControl {
     engine: Engine,
+    channels: Channels,
     follow: Arc<Follow>,
     home: PathBuf,
     agents: Arc<Agents>,
@@ -50,6 +53,7 @@ pub(super) struct Names {
 impl NodeControl {
     pub(super) fn new(
         engine: Engine,
+        channels: Channels,
         follow: Arc<Follow>,
         home: &Home,
         names: Names,
@@ -57,6 +61,7 @@ impl NodeControl {
     ) -> Self {
         Self {
             engine,
+            channels,
             follow,
             home: home.root().to_owned(),
             agents: names.agents,
@@ -187,13 +192,19 @@ impl Control for NodeControl {
     }
 
     fn cancel_conversation(&self, which: Cancel) -> Result<Cancelled, Failure> {
-        let agent = self.agent(which.agent)?.name;
+        // A hub's agent has a channel of its own name.
+        let hubs = which.agent.clone().filter(|agent| self.channels.statuses().contains_key(agent));
+        let (channel, agent) = match hubs {
+            Some(agent) => (agent.clone(), agent),
+            None => (local::ID.to_owned(), self.agent(which.agent)?.name),
+        };
         let conversation = Self::conversation(which.conversation, None);
-        Ok(Cancelled { cancelled: self.engine.cancel_conversation(local::ID, &agent, &conversation) })
+        Ok(Cancelled { cancelled: self.engine.cancel_conversation(&channel, &agent, &conversation) })
     }
 
     fn status(&self) -> DaemonStatus {
         let status = self.engine.status();
+        let connections = self.channels.statuses();
         let running = |t: &crate::engine::RunningTurn| RunningTurn {
             turn_id: t.turn_id.clone(),
             queue: t.key.clone(),
@@ -209,7 +220,7 @@ impl Control for NodeControl {
             started_at: self.started_at,
             uptime_ms: self.started.elapsed().as_millis() as u64,
             draining: status.draining,
-            health: health_of(&status),
+            health: health_of(&status, &connections),
             turns: status.turns.iter().map(running).collect(),
             waiting: Waiting {
                 messages: status.waiting as u64,
@@ -219,12 +230,19 @@ impl Control for NodeControl {
                 held: status.held as u64,
                 dead: status.dead as u64,
             },
-            channels: vec![ChannelState {
+            channels: std::iter::once(ChannelState {
                 id: local::ID.to_owned(),
                 kind: local::ID.to_owned(),
                 up: !status.draining,
                 detail: None,
-            }],
+            })
+            .chain(connections.into_iter().map(|(id, connection)| ChannelState {
+                id,
+                up: connection.connected,
+                detail: (!connection.connected).then(|| trouble(&connection)),
+                kind: connection.provider,
+            }))
+            .collect(),
             approvals: status.approvals.into_iter().map(waiting_approval).collect(),
             journal: JournalState {
                 writable: status.journal.state == Journal::Open,
@@ -240,7 +258,7 @@ impl Control for NodeControl {
     }
 
     fn health(&self) -> Health {
-        health_of(&self.engine.status())
+        health_of(&self.engine.status(), &self.channels.statuses())
     }
 
     fn sessions(&self) -> Result<Sessions, Failure> {

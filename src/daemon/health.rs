@@ -1,5 +1,8 @@
-//! How the daemon feels, from what the engine says about itself. Pure.
+//! How the daemon feels, from what the engine and the channels say about themselves. Pure.
 
+use std::collections::BTreeMap;
+
+use crate::channel::manager::ChannelStatus;
 use crate::engine::EngineStatus;
 use crate::engine::journal::JournalState as Journal;
 use crate::serve::wire::{ChannelPulse, Health, TurnPulse, Wellness};
@@ -8,7 +11,7 @@ use crate::serve::wire::{ChannelPulse, Health, TurnPulse, Wellness};
 const LONG_WAIT_MS: u64 = 30 * 60_000;
 
 /// Down means that no messages are taken; degraded, that some are not answered or answers do not arrive.
-pub(super) fn health_of(status: &EngineStatus) -> Health {
+pub(super) fn health_of(status: &EngineStatus, connections: &BTreeMap<String, ChannelStatus>) -> Health {
     let mut health = Health {
         oldest_waiting_ms: status.oldest_waiting_ms,
         turns: status
@@ -42,6 +45,11 @@ pub(super) fn health_of(status: &EngineStatus) -> Health {
     for channel in status.channels.iter().filter(|c| c.replies > 0) {
         degraded.push(format!("{} replies wait to be delivered to {}", channel.replies, channel.id));
     }
+    // One that has only just begun has nothing to complain about.
+    let troubled = |c: &ChannelStatus| !c.connected && (c.last_error.is_some() || !c.running && !c.restart_pending);
+    for (id, connection) in connections.iter().filter(|(_, c)| troubled(c)) {
+        degraded.push(format!("{id} is not connected: {}", trouble(connection)));
+    }
     for stalled in &status.stalled {
         degraded.push(format!("{} cannot work: {}", stalled.on, stalled.cause.text()));
     }
@@ -64,4 +72,14 @@ pub(super) fn health_of(status: &EngineStatus) -> Health {
     };
     health.reasons = down.into_iter().chain(degraded).collect();
     health
+}
+
+/// Why a channel is not connected, for people.
+pub(super) fn trouble(status: &ChannelStatus) -> String {
+    match (&status.last_error, status.running || status.restart_pending) {
+        (Some(why), true) => why.clone(),
+        (Some(why), false) => format!("{why}; it is not tried again"),
+        (None, true) => "not yet".to_owned(),
+        (None, false) => "it is stopped".to_owned(),
+    }
 }

@@ -5,11 +5,13 @@
 //! conversations that get a new message are taken up, the rest waits for a daemon.
 
 mod agents;
+mod bound;
 pub mod channels;
 mod control;
 mod dump;
 mod garbage;
 mod health;
+mod hubs;
 mod notify;
 mod parts;
 mod queue;
@@ -29,7 +31,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
 use serde_json::{Map, Value};
 
 use crate::channel::manager::Backoff;
-use crate::cli::host::{Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
+use crate::cli::host::{AgentRow, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
 use crate::config::{Config, Home};
 use crate::engine::journal::Journal;
 use crate::engine::{Engine, Recovery, now_ms};
@@ -41,6 +43,7 @@ use crate::store::{HomeLock, LockError};
 use agents::Agents;
 use channels::Channels;
 use control::NodeControl;
+use hubs::Hubs;
 use notify::Supervisor;
 use rooms::Rooms;
 use signals::Signal;
@@ -109,6 +112,10 @@ impl Host for Program {
         dump::dump(&home.journal(), raw, each)
     }
 
+    fn agents(&self, home: &Home, config: &Config) -> (Vec<AgentRow>, Vec<String>) {
+        hubs::rows(home, config)
+    }
+
     fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
         runtimes::rows(&parts::runtime_settings(home, config), wanted)
     }
@@ -124,6 +131,7 @@ struct Node {
     /// The document of the configuration that the process was started with.
     started_with: Map<String, Value>,
     channels: Channels,
+    hubs: Hubs,
     snapshots: Option<Snapshots>,
     server: Option<Server>,
     shutdowns: Receiver<Duration>,
@@ -150,8 +158,11 @@ impl Node {
         let follow = Arc::new(Follow::default());
         let rooms = Rooms::default();
         agents::prepare(home, &config.local_agents);
-        let (parts, names, prompts) =
-            parts::assemble(home, &config, Arc::clone(&follow), &rooms).map_err(StartError::Failed)?;
+        // Who is here for some conversations of this machine leaves the hubs to the daemon.
+        let hubs = if recovery == Recovery::All { Hubs::find(home, &config) } else { Hubs::default() };
+        hubs.prepare(home);
+        let assembled = parts::assemble(home, &config, Arc::clone(&follow), &rooms, &hubs);
+        let (parts, names, prompts) = assembled.map_err(StartError::Failed)?;
         parts::end_interrupted(&parts.journal, home);
         let journal = parts.journal.clone();
         let engine = Engine::new(parts).map_err(|e| failed(&e))?;
@@ -169,10 +180,11 @@ impl Node {
             Snapshots::start(home.snapshot(), engine.clone(), Arc::new(move || statuses.statuses()), pokes)
         });
         let snapshots = snapshots.transpose().map_err(|e| failed(&e))?;
+        hubs.open(&engine, &channels);
         channels.start_all();
         let (shutdown, shutdowns) = bounded(1);
         let agents = Arc::clone(&names.agents);
-        let control = NodeControl::new(engine.clone(), Arc::clone(&follow), home, names, shutdown);
+        let control = NodeControl::new(engine.clone(), channels.clone(), Arc::clone(&follow), home, names, shutdown);
         let server = Server::start(home.root(), Arc::new(control), follow, server::Settings::default())
             .map_err(|e| failed(&e))?;
         let (home, started_with) = (home.clone(), config.document);
@@ -184,6 +196,7 @@ impl Node {
             agents,
             started_with,
             channels,
+            hubs,
             snapshots,
             server: Some(server),
             shutdowns,
@@ -252,6 +265,7 @@ impl Node {
     }
 
     fn close(&mut self) {
+        self.hubs.close();
         if let Some(snapshots) = self.snapshots.take() {
             snapshots.stop();
         }

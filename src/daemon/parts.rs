@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::agents::{self, Agents};
 use super::control::Names;
+use super::hubs::Hubs;
 use super::rooms::Rooms;
 use crate::channel::local::Local;
 use crate::config::{Config, Home};
 use crate::engine::admission::Memory;
 use crate::engine::fuse::FuseLimits;
 use crate::engine::journal::{Journal, JournalOptions, Record};
-use crate::engine::ports::{ProcessId, PromptBuilder, TurnObserver};
+use crate::engine::ports::{Channel, ProcessId, PromptBuilder, TurnObserver};
 use crate::engine::route::{Route, Routes};
 use crate::engine::sessions::SessionStore;
 use crate::engine::transcript::Writer;
@@ -28,6 +29,7 @@ pub(super) fn assemble(
     config: &Config,
     follow: Arc<Follow>,
     rooms: &Rooms,
+    hubs: &Hubs,
 ) -> Result<(Parts, Names, Arc<Prompts>), String> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     // What it finds it logs itself.
@@ -48,11 +50,11 @@ pub(super) fn assemble(
         journal: opened.journal,
         sessions,
         transcripts: Writer::new(home.agents_dir(), config.transcript_enabled().0),
-        routes: routes(home, config, &registry),
+        routes: routes(home, config, &registry, hubs),
         runtimes: Arc::new(registry),
         prompts: Arc::clone(&prompts) as Arc<dyn PromptBuilder>,
         observers: vec![follow, Arc::clone(&prompts) as Arc<dyn TurnObserver>],
-        channels: vec![Arc::new(Local)],
+        channels: std::iter::once(Arc::new(Local) as Arc<dyn Channel>).chain(hubs.for_engine()).collect(),
         settings: settings(home, config),
     };
     Ok((parts, names, prompts))
@@ -115,15 +117,16 @@ pub(super) fn runtime_settings(home: &Home, config: &Config) -> RuntimeSettings 
     settings
 }
 
-/// Which runtime answers whom: the configured routes, then one per local agent, then the default.
-pub(super) fn routes(home: &Home, config: &Config, registry: &Registry) -> Routes {
+/// Which runtime answers whom: the configured routes, then one per agent, then the default.
+pub(super) fn routes(home: &Home, config: &Config, registry: &Registry, hubs: &Hubs) -> Routes {
     let default = match &config.default_route {
         Some(route) => route.clone(),
         None => {
             Route { runtime: registry.first_available().to_owned(), cwd: home.root().to_owned(), ..Route::default() }
         }
     };
-    let managed = config.local_agents.iter().map(|agent| agents::route(home, agent, &default)).collect();
+    let local = config.local_agents.iter().map(|agent| agents::route(home, agent, &default));
+    let managed = local.chain(hubs.routes(home, config, &default)).collect();
     Routes { user: config.routes.clone(), managed, default }
 }
 

@@ -10,7 +10,8 @@ use crate::config::load;
 use crate::runtime::Registry;
 
 /// What a daemon applies without a restart.
-const LIVE: [&str; 5] = ["local", "defaultRoute", "routes", "openclawGateways", "approvals"];
+const LIVE: [&str; 8] =
+    ["local", "agents", "agentId", "agentDiscovery", "defaultRoute", "routes", "openclawGateways", "approvals"];
 
 impl Node {
     /// Applies what can be applied at once, and says what cannot. A file with a mistake changes nothing.
@@ -31,7 +32,8 @@ impl Node {
         }
         let registry = Registry::new(parts::runtime_settings(&self.home, &config));
         agents::prepare(&self.home, &config.local_agents);
-        self.engine.set_routes(parts::routes(&self.home, &config, &registry));
+        self.hubs.find_again(&self.home, &config, &self.engine, &self.channels);
+        self.engine.set_routes(parts::routes(&self.home, &config, &registry, &self.hubs));
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
         log::info!("daemon.reloaded agents={} routes={}", config.local_agents.len(), config.routes.len());

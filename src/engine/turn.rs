@@ -277,7 +277,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         text,
         session: None,
         cwd: turn.cwd.clone(),
-        hub_url: None,
+        hub_url: turn.channel.as_ref().and_then(|c| c.hub_url(&turn.message.account_id)),
         wait_file: turn.wait_file.clone(),
         extra_args: turn.route.extra_args.clone(),
         trust: turn.trust(),

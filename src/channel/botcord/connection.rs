@@ -8,8 +8,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Deserialize;
-
 use super::hub::{Fault, Hub};
 use super::inbox::Inbox;
 use super::socket::{Effect, Event, Machine, Timing, Trigger};
@@ -27,13 +25,6 @@ const MAX_AT_ONCE: usize = 64;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Wall time may run ahead of the other clock by so much before the machine counts as having slept.
 const JUMP: Duration = Duration::from_secs(10);
-
-/// What a frame of the hub says.
-#[derive(Deserialize)]
-struct Frame {
-    #[serde(rename = "type")]
-    kind: String,
-}
 
 /// A connection of one agent.
 pub struct Connection<'a> {
@@ -259,7 +250,7 @@ fn meaning(agent: &str, n: u32, incoming: Incoming) -> Option<Event> {
             return Some(Event::Closed(n, code));
         }
     };
-    match json::from_str::<Frame>(&text).ok()?.kind.as_str() {
+    match json::parse(text.as_bytes()).ok()?.get("type")?.as_str()? {
         "auth_ok" => Some(Event::AuthOk(n)),
         "inbox_update" => {
             log::debug!("botcord.inbox_update agent={agent}");

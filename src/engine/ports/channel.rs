@@ -218,6 +218,12 @@ pub trait Channel: Send + Sync {
         None
     }
 
+    /// Address of the hub through which an agent of this channel speaks, for its own tools.
+    fn hub_url(&self, agent: &str) -> Option<String> {
+        let _ = agent;
+        None
+    }
+
     /// What is known about the room, for the prompt.
     fn room_context(&self, message: &Inbound) -> Option<RoomContext> {
         let _ = message;

@@ -1,0 +1,314 @@
+//! The agents of hubs: found, connected, and wired to the engine.
+//!
+//! Who there is comes from the configuration, else from the files of credentials. An agent whose file cannot be used has
+//! no channel, but a place in the status, so that it is not simply missing.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::agents;
+use super::bound::Bound;
+use super::channels::Channels;
+use crate::channel::botcord::channel::{Botcord, KIND, Options};
+use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile, discover};
+use crate::channel::botcord::inbox::AckAt;
+use crate::channel::botcord::socket::Timing;
+use crate::cli::host::AgentRow;
+use crate::config::{Ack, Config, Home};
+use crate::engine::Engine;
+use crate::engine::cancel::CancelToken;
+use crate::engine::ports::{Channel, ChannelNews, Exit, Lifecycle};
+use crate::engine::route::Route;
+use crate::net::http::{Body, Http, Request};
+use crate::store::RealDisk;
+
+/// How long a hub may take to answer the doctor.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the end waits for what is still to be acknowledged.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// All agents of hubs.
+pub(super) struct Hubs {
+    /// One client for all: they share its connections.
+    http: Arc<Http>,
+    agents: Mutex<Vec<Agent>>,
+}
+
+impl Default for Hubs {
+    fn default() -> Self {
+        Self { http: Arc::new(Http::new()), agents: Mutex::default() }
+    }
+}
+
+#[derive(Clone)]
+struct Agent {
+    bound: Bound,
+    /// What another connection is needed for when it changes.
+    identity: Option<Identity>,
+    connected: Connected,
+}
+
+/// Where an agent is known, and by which key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    hub: String,
+    key: String,
+}
+
+#[derive(Clone)]
+enum Connected {
+    Yes(Arc<Botcord>),
+    /// Why there is no channel.
+    No(Arc<Unusable>),
+}
+
+/// Stands in for an agent whose credentials cannot be used.
+struct Unusable {
+    agent: String,
+    why: String,
+}
+
+impl Lifecycle for Unusable {
+    fn id(&self) -> &str {
+        &self.agent
+    }
+
+    fn account(&self) -> &str {
+        &self.agent
+    }
+
+    fn provider(&self) -> &str {
+        KIND
+    }
+
+    fn run(&self, _stop: &CancelToken, _tell: &dyn Fn(ChannelNews)) -> Exit {
+        Exit::Permanent(self.why.clone())
+    }
+}
+
+/// An agent as its file describes it; `Err`: why the file cannot be used.
+pub(super) struct Found {
+    pub(super) id: String,
+    pub(super) path: PathBuf,
+    pub(super) credentials: Result<Credentials, String>,
+}
+
+/// The agents that the configuration names, else those whose credentials lie in the home. Warnings are for people.
+pub(super) fn find(home: &Home, config: &Config) -> (Vec<Found>, Vec<String>) {
+    if !config.agents.is_empty() {
+        let named = |id: &String| {
+            let path = home.credentials(id);
+            Found { id: id.clone(), credentials: named(id, &path), path }
+        };
+        return (config.agents.iter().map(named).collect(), Vec::new());
+    }
+    if !config.agent_discovery {
+        return (Vec::new(), Vec::new());
+    }
+    let dir = config.credentials_dir.clone().unwrap_or_else(|| home.credentials_dir());
+    let (found, warnings) = discover::discover(&dir, None);
+    let found = found.into_iter().map(|f| Found {
+        id: f.credentials.agent_id.clone(),
+        path: f.path,
+        credentials: Ok(f.credentials),
+    });
+    (found.collect(), warnings.iter().map(ToString::to_string).collect())
+}
+
+/// The agents as the doctor sees them. Each hub is asked once.
+pub(super) fn rows(home: &Home, config: &Config) -> (Vec<AgentRow>, Vec<String>) {
+    let (found, warnings) = find(home, config);
+    let http = Http::new();
+    let mut asked: HashMap<String, Option<String>> = HashMap::new();
+    let row = |found: Found| match found.credentials {
+        Ok(credentials) => {
+            let hub = config.hub.url.clone().unwrap_or(credentials.hub_url);
+            let unreachable = asked.entry(hub.clone()).or_insert_with(|| unreachable(&http, &hub)).clone();
+            AgentRow { id: found.id, name: credentials.display_name, hub, problem: None, unreachable }
+        }
+        Err(problem) => AgentRow { id: found.id, problem: Some(problem), ..AgentRow::default() },
+    };
+    (found.into_iter().map(row).collect(), warnings)
+}
+
+/// Why a hub does not answer. That it knows no such page is an answer.
+fn unreachable(http: &Http, hub: &str) -> Option<String> {
+    let never = match CancelToken::new() {
+        Ok(never) => never,
+        Err(e) => return Some(e.to_string()),
+    };
+    let url = format!("{hub}/");
+    let request = Request { method: "GET", url: &url, headers: &[], body: Body::None, limit: LOOK };
+    match http.send(request, never.as_fd(), &mut |_, _| Ok(())) {
+        Ok(answer) if matches!(answer.status, 200..=399 | 404) => None,
+        Ok(answer) => Some(format!("it says {}", answer.status)),
+        Err(e) => Some(e.to_string()),
+    }
+}
+
+fn named(id: &str, path: &Path) -> Result<Credentials, String> {
+    let credentials = credentials::load(path).map_err(|e| e.to_string())?;
+    if credentials.agent_id == id {
+        return Ok(credentials);
+    }
+    Err(format!("credentials {}: they are those of another agent", path.display()))
+}
+
+impl Hubs {
+    /// The agents of a home, each with its channel. Nothing is connected yet.
+    pub(super) fn find(home: &Home, config: &Config) -> Self {
+        let hubs = Self::default();
+        let (found, warnings) = find(home, config);
+        warn_of(&warnings);
+        let agents: Vec<Agent> = found.into_iter().map(|found| Agent::new(found, config, &hubs.http)).collect();
+        *hubs.lock() = agents;
+        hubs
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Agent>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> Vec<Agent> {
+        self.lock().clone()
+    }
+
+    /// Makes their workspaces.
+    pub(super) fn prepare(&self, home: &Home) {
+        for Agent { bound, .. } in self.all() {
+            let dir = bound.directory(home);
+            agents::prepare_directory(&bound.id, &dir, dir == home.workspace(&bound.id));
+        }
+    }
+
+    /// One route for each agent that has one of its own.
+    pub(super) fn routes(&self, home: &Home, config: &Config, default: &Route) -> Vec<Route> {
+        self.lock().iter().filter_map(|a| a.bound.route(home, config, default)).collect()
+    }
+
+    /// What the engine sends through.
+    pub(super) fn for_engine(&self) -> Vec<Arc<dyn Channel>> {
+        self.all().into_iter().filter_map(|a| Some(a.channel()? as Arc<dyn Channel>)).collect()
+    }
+
+    /// From now on messages go to this engine, once the channels run.
+    pub(super) fn open(&self, engine: &Engine, channels: &Channels) {
+        self.all().iter().for_each(|agent| agent.open(engine, channels));
+    }
+
+    /// Looks again who there is: whoever is new or has another key is connected, whoever is gone is not any more.
+    /// Replies to the ones that are gone can still be sent.
+    pub(super) fn find_again(&self, home: &Home, config: &Config, engine: &Engine, channels: &Channels) {
+        let (found, warnings) = find(home, config);
+        warn_of(&warnings);
+        let before = self.all();
+        let mut now = Vec::new();
+        for found in found {
+            let same = before
+                .iter()
+                .find(|a| a.bound.id == found.id && a.identity.is_some() && a.identity == found.identity(config));
+            if let (Some(agent), Ok(credentials)) = (same, &found.credentials) {
+                now.push(Agent { bound: Bound::from(credentials), ..agent.clone() });
+                continue;
+            }
+            channels.remove(&found.id);
+            let agent = Agent::new(found, config, &self.http);
+            if let Some(channel) = agent.channel() {
+                engine.add_channel(channel);
+            }
+            agent.open(engine, channels);
+            log::info!("agent.found agent={}", agent.bound.id);
+            now.push(agent);
+        }
+        for gone in before.iter().filter(|a| !now.iter().any(|n| n.bound.id == a.bound.id)) {
+            log::info!("agent.gone agent={}", gone.bound.id);
+            channels.remove(&gone.bound.id);
+        }
+        *self.lock() = now;
+        self.prepare(home);
+        channels.start_all();
+    }
+
+    /// Waits a moment for what is finished to be acknowledged, then gives up whatever is under way.
+    pub(super) fn close(&self) {
+        let end = Instant::now() + FLUSH;
+        for channel in self.all().iter().filter_map(Agent::channel) {
+            channel.close(end.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+fn warn_of(passed_over: &[String]) {
+    for why in passed_over {
+        log::warn!("agent.passed_over why={why:?}");
+    }
+}
+
+impl Found {
+    fn identity(&self, config: &Config) -> Option<Identity> {
+        let credentials = self.credentials.as_ref().ok()?;
+        let hub = config.hub.url.clone().unwrap_or_else(|| credentials.hub_url.clone());
+        Some(Identity { hub, key: credentials.key_id.clone() })
+    }
+}
+
+impl Agent {
+    fn new(found: Found, config: &Config, http: &Arc<Http>) -> Self {
+        let identity = found.identity(config);
+        let bound = match &found.credentials {
+            Ok(credentials) => Bound::from(credentials),
+            Err(_) => Bound { id: found.id.clone(), ..Bound::default() },
+        };
+        let connected = match found.credentials.and_then(|c| connect(&found.path, c, config, http)) {
+            Ok(channel) => Connected::Yes(channel),
+            Err(why) => {
+                log::error!("agent.unusable agent={} error={why:?}", found.id);
+                Connected::No(Arc::new(Unusable { agent: found.id, why }))
+            }
+        };
+        Self { bound, identity, connected }
+    }
+
+    fn channel(&self) -> Option<Arc<Botcord>> {
+        match &self.connected {
+            Connected::Yes(channel) => Some(Arc::clone(channel)),
+            Connected::No(_) => None,
+        }
+    }
+
+    /// Has it kept running, for this engine.
+    fn open(&self, engine: &Engine, channels: &Channels) {
+        let lifecycle: Arc<dyn Lifecycle> = match &self.connected {
+            Connected::Yes(channel) => {
+                channel.set_engine(Box::new(engine.downgrade()));
+                Arc::clone(channel) as Arc<dyn Lifecycle>
+            }
+            Connected::No(unusable) => Arc::clone(unusable) as Arc<dyn Lifecycle>,
+        };
+        channels.add(lifecycle);
+    }
+}
+
+fn connect(
+    path: &Path,
+    mut credentials: Credentials,
+    config: &Config,
+    http: &Arc<Http>,
+) -> Result<Arc<Botcord>, String> {
+    if let Some(url) = &config.hub.url {
+        credentials.hub_url.clone_from(url);
+    }
+    let file = CredentialsFile::new(path, &credentials, Arc::new(RealDisk));
+    let options = Options {
+        ack_at: match config.hub.ack {
+            Ack::Turn => AckAt::Turn,
+            Ack::Journal => AckAt::Journal,
+        },
+        timing: Timing { poll: config.hub.poll, renew: config.hub.renew, ..Timing::default() },
+        stream_blocks: config.stream_blocks,
+    };
+    Botcord::new(credentials, file, Arc::clone(http), options).map_err(|e| e.to_string())
+}
