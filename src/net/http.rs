@@ -16,6 +16,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBu
 
 use super::dial::{self, DialError};
 use super::stream::Stream;
+use super::tls::Tls;
 
 /// Buffers of a connection, in bytes.
 const BUFFER: usize = 16 << 10;
@@ -128,8 +129,17 @@ impl Drop for Guard {
 }
 
 impl Http {
-    /// A client without connections.
+    /// A client without connections, which trusts what the machine trusts.
     pub fn new() -> Self {
+        Self::over(None)
+    }
+
+    /// A client that trusts other certificates.
+    pub fn trusting(tls: Tls) -> Self {
+        Self::over(Some(tls))
+    }
+
+    fn over(tls: Option<Tls>) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -143,7 +153,7 @@ impl Http {
             .max_idle_age(IDLE_AGE)
             .user_agent(concat!("bellhop/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: ureq::Agent::with_parts(config, Dialer, DefaultResolver::default()) }
+        Self { agent: ureq::Agent::with_parts(config, Dialer { tls }, DefaultResolver::default()) }
     }
 
     /// Makes a request. `take` gets the answer's head and a reader of its body, which is cut off after the number of
@@ -282,20 +292,34 @@ fn set_why(why: String) {
 }
 
 /// Makes connections.
-#[derive(Debug)]
-struct Dialer;
+struct Dialer {
+    /// In place of the one of the process.
+    tls: Option<Tls>,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dialer")
+    }
+}
 
 impl Connector for Dialer {
     type Out = Connection;
 
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Connection>, ureq::Error> {
         let tcp = with_current(|end, abort| dial::dial_any(&details.addrs, end, abort))?;
-        if details.needs_tls() {
-            set_why("TLS is not built in".into());
-            return Err(ureq::Error::TlsRequired);
-        }
+        let stream: Box<dyn Stream> = if details.needs_tls() {
+            let tls = self.tls.clone().map_or_else(Tls::shared, Ok);
+            let host = details.uri.host().unwrap_or_default();
+            tls.and_then(|tls| tls.over(tcp, host)).map_err(|e| {
+                set_why(format!("TLS: {e}"));
+                ureq::Error::ConnectionFailed
+            })?
+        } else {
+            Box::new(tcp)
+        };
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Connection { stream: Mutex::new(Box::new(tcp)), buffers, tls: details.needs_tls() }))
+        Ok(Some(Connection { stream: Mutex::new(stream), buffers, tls: details.needs_tls() }))
     }
 }
 

@@ -3,5 +3,6 @@
 pub mod dial;
 pub mod http;
 pub mod stream;
+pub mod tls;
 pub mod url;
 pub mod ws;

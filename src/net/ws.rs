@@ -19,6 +19,7 @@ use tungstenite::{Error, Message, WebSocket};
 
 use super::dial::{self, DialError};
 use super::stream::Stream;
+use super::tls::Tls;
 use crate::crypto::{self, base64};
 
 /// Longest head of an answer to a handshake, in bytes.
@@ -123,13 +124,20 @@ pub struct Socket {
 
 /// Connects and shakes hands. `abort`: readable when the socket is not wanted any more.
 pub fn open(request: &Request<'_>, abort: BorrowedFd<'_>) -> Result<Socket, WsError> {
+    open_over(request, abort, None)
+}
+
+/// [`open`] with other certificates than those of the machine.
+pub(super) fn open_over(request: &Request<'_>, abort: BorrowedFd<'_>, tls: Option<&Tls>) -> Result<Socket, WsError> {
     let end = Instant::now() + request.limit;
     let target = Target::parse(request.url).ok_or(WsError::Url)?;
     let tcp = dial::dial(target.host, target.port, end, abort)?;
-    if target.tls {
-        return Err(WsError::Tls("not built in".into()));
-    }
-    let mut stream: Box<dyn Stream> = Box::new(tcp);
+    let mut stream: Box<dyn Stream> = if target.tls {
+        let tls = tls.map_or_else(Tls::shared, |tls| Ok(tls.clone()));
+        tls.and_then(|tls| tls.over(tcp, target.host)).map_err(|e| WsError::Tls(e.to_string()))?
+    } else {
+        Box::new(tcp)
+    };
     let key = base64::encode(&crypto::random::<16>());
     write_all(stream.as_mut(), handshake(&target, &key, request.headers).as_bytes(), end, abort)?;
     let rest = read_answer(stream.as_mut(), &key, end, abort)?;
