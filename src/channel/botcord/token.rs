@@ -153,6 +153,10 @@ impl Tokens {
         }
         state.busy = true;
         let known = state.token.clone();
+        if failed.is_some() && failed == known.as_deref() {
+            // Nobody is to use it meanwhile.
+            state.token = None;
+        }
         drop(state);
         let _flight = Flight(self);
         let reason = if failed.is_some() { "rest_401" } else { "missing_or_expiring" };
