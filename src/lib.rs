@@ -26,3 +26,5 @@ pub mod scan;
 pub mod serve;
 pub mod store;
 pub mod text;
+pub mod thread;
+pub mod time;

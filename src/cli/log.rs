@@ -4,6 +4,7 @@
 //! A line is `[LEVEL] message ts=<RFC 3339, UTC>`; messages end with `key=value` pairs. Failures to log are
 //! ignored: a full disk must not stop a conversation.
 
+use crate::time;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -35,7 +36,7 @@ pub fn init(default: log::LevelFilter, stderr: bool, file: Option<&Path>) {
     let file = file.map(|path| LogFile::new(path.to_owned(), ROTATE_AT, KEPT));
     let _ = builder
         .format(|out, record| {
-            let line = format_line(record.level(), &record.args().to_string(), jiff::Timestamp::now());
+            let line = format_line(record.level(), &record.args().to_string(), time::now_ms());
             out.write_all(line.as_bytes())
         })
         .target(env_logger::Target::Pipe(Box::new(Tee { stderr, file })))
@@ -64,11 +65,11 @@ impl Write for Tee {
     }
 }
 
-fn format_line(level: log::Level, message: &str, now: jiff::Timestamp) -> String {
+fn format_line(level: log::Level, message: &str, now: i64) -> String {
     // One record is one line, whatever a far side has written into it.
     let message: String =
         crate::text::head(message, LINE_LIMIT).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("[{level}] {message} ts={now:.3}\n")
+    format!("[{level}] {message} ts={}\n", time::rfc3339(now))
 }
 
 /// An append-only file that is put aside when it is full. The descriptor stays open.
@@ -106,7 +107,7 @@ impl LogFile {
 
     fn rotate(&mut self) {
         self.open = None;
-        let stamp = jiff::Timestamp::now().to_string().replace([':', '.'], "-");
+        let stamp = time::rfc3339(time::now_ms()).replace([':', '.'], "-");
         let name = |n: usize| {
             let more = if n == 0 { String::new() } else { format!(".{n}") };
             PathBuf::from(format!("{}.{stamp}.{}{more}", self.path.display(), std::process::id()))
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line() {
-        let line = format_line(log::Level::Warn, "turn.done text=\"a\nb\u{1b}[2J\"", jiff::Timestamp::UNIX_EPOCH);
+        let line = format_line(log::Level::Warn, "turn.done text=\"a\nb\u{1b}[2J\"", 0);
         assert_eq!(line, "[WARN] turn.done text=\"a b [2J\" ts=1970-01-01T00:00:00.000Z\n");
     }
 

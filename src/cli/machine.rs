@@ -6,6 +6,7 @@ use std::path::Path;
 use super::doctor::{Finding, Verdict};
 use super::service::{lingers, user_name, user_unit_path};
 use crate::config::paths::own_uid;
+use crate::time;
 
 /// The oldest kernel whose means suffice: `pidfd_open(2)` came with it.
 const KERNEL: (u32, u32) = (5, 3);
@@ -22,7 +23,7 @@ pub(super) fn findings() -> Vec<Finding> {
     let mut found = vec![
         kernel(rustix::system::uname().release().to_str().unwrap_or("")),
         proc_fs(Path::new("/proc")),
-        clock(jiff::Timestamp::now().as_second(), Path::new("/run/systemd")),
+        clock(time::now_ms() / 1000, Path::new("/run/systemd")),
     ];
     found.extend(memory(&read("/proc/meminfo")));
     found.extend(linger());

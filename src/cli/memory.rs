@@ -10,6 +10,7 @@ use super::output::{neutral, say, say_json};
 use super::transcript::agent;
 use crate::config::Config;
 use crate::prompt::memory::{Memory, MemoryStore, Update};
+use crate::time;
 
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -17,7 +18,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let agent = agent(args, &config)?;
     known(&agent, &config, context)?;
     let store = MemoryStore::new(context.home.root(), context.home.daemon_dir());
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+    let now = time::rfc3339(time::now_ms());
     let failed = |e: &dyn std::fmt::Display| Failure::new(e.to_string());
     match args.verb_name() {
         "set" => {

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use crate::json;
+use crate::time;
 use serde::Serialize;
 
 /// Writes text to standard output, with a newline at the end if it has none.
@@ -121,7 +122,7 @@ pub fn span(ms: u64) -> String {
 
 /// How long ago a Unix time in milliseconds was.
 pub fn ago(then_ms: i64) -> String {
-    let now = jiff::Timestamp::now().as_millisecond();
+    let now = time::now_ms();
     format!("{} ago", span(u64::try_from(now.saturating_sub(then_ms)).unwrap_or(0)))
 }
 

@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::output::{ago, neutral, one_line, say, say_json, span, table};
 use super::{Context, connect};
 use crate::serve::wire::{Queue, QueueAction, QueueItem, QueueShape};
+use crate::time;
 
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -121,7 +122,7 @@ fn row(item: &QueueItem) -> Vec<String> {
 fn reason(item: &QueueItem) -> String {
     let why = item.why.clone().unwrap_or_default();
     let Some(until) = item.until else { return why };
-    let left = until.saturating_sub(jiff::Timestamp::now().as_millisecond());
+    let left = until.saturating_sub(time::now_ms());
     match u64::try_from(left) {
         Ok(left) if left > 0 => format!("{why}, next try in {}", span(left)),
         _ => format!("{why}, next try now"),

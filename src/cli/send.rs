@@ -17,6 +17,7 @@ use super::signals;
 use crate::engine::ports::{TurnFailure, TurnReport, TurnStatus, Usage};
 use crate::serve::client::{Client, ClientError};
 use crate::serve::wire::{Accepted, AnswerApproval, Event, Submit};
+use crate::thread;
 
 /// The longest message from standard input, in bytes.
 const TEXT_LIMIT: u64 = 4 << 20;
@@ -112,7 +113,7 @@ fn converse(
     let (sender, reports) = bounded(1);
     let (watcher, id) = (client.clone(), accepted.id.clone());
     // The thread ends with the stream; the process does not wait for it.
-    std::thread::Builder::new().name("watch".into()).spawn(move || watch(&watcher, &id, answer.as_ref(), &sender))?;
+    thread::spawn("watch", move || watch(&watcher, &id, answer.as_ref(), &sender))?;
     let mut deadline = timeout.map(|t| Instant::now() + t + HEAD_START);
     let mut gone = None;
     loop {

@@ -5,6 +5,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::failure::Failure;
+use crate::thread;
 
 /// Signals that arrive but are not looked at: more than a person can mean.
 const PENDING: usize = 8;
@@ -14,7 +15,7 @@ pub fn channel() -> Result<Receiver<i32>, Failure> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Failure::new(format!("signals cannot be caught: {e}")))?;
     let (sender, receiver) = bounded(PENDING);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    thread::spawn("signals", move || {
         for signal in &mut signals {
             let _ = sender.try_send(signal);
         }

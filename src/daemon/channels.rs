@@ -12,11 +12,10 @@ use crate::crypto;
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::now_ms;
 use crate::engine::ports::{Exit, Lifecycle};
+use crate::thread;
 
 /// How long a channel may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// Stack of a channel's thread.
-const STACK: usize = 256 * 1024;
 
 /// All supervised channels. Clones are the same ones.
 #[derive(Clone)]
@@ -83,11 +82,7 @@ impl Channels {
         let started = CancelToken::new().and_then(|stop| {
             let (inner, supervised, token) = (Arc::clone(&self.inner), Arc::clone(&entry), stop.clone());
             let name: String = format!("channel:{id}").chars().take(64).collect();
-            std::thread::Builder::new()
-                .name(name)
-                .stack_size(STACK)
-                .spawn(move || supervise(&inner, &supervised, &token))
-                .map(|_| stop)
+            thread::spawn(name, move || supervise(&inner, &supervised, &token)).map(|_| stop)
         });
         match started {
             Ok(stop) => state.stop = Some(stop),

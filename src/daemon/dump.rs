@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::cli::host::Dumped;
 use crate::engine::journal::{self, Line, Record, Stamped};
 use crate::message::Inbound;
+use crate::time;
 use crate::{redact, text};
 
 /// Hands out every line in order, until `each` answers false. A home without a journal has none.
@@ -32,7 +33,7 @@ pub(super) fn dump(dir: &Path, raw: bool, each: &mut dyn FnMut(Dumped) -> bool) 
 
 /// `<time> <kind> <what>`; texts as previews.
 fn readable(Stamped { t, record }: &Stamped) -> String {
-    let when = jiff::Timestamp::from_millisecond(*t).map_or_else(|_| t.to_string(), |at| format!("{at:.3}"));
+    let when = time::rfc3339(*t);
     let (kind, what) = described(record);
     format!("{when} {kind:<11} {what}").trim_end().to_owned()
 }

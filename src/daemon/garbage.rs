@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::config::Home;
+use crate::thread;
 
 /// How often is looked.
 pub(super) const EVERY: Duration = Duration::from_hours(6);
@@ -35,7 +36,7 @@ pub(super) fn collect_aside(home: &Home) {
             log::info!("garbage.collected files={} bytes={}", gone.files, gone.bytes);
         }
     };
-    if let Err(e) = std::thread::Builder::new().name("garbage".into()).stack_size(256 * 1024).spawn(collect) {
+    if let Err(e) = thread::spawn("garbage", collect) {
         log::warn!("garbage.thread_failed error={e}");
     }
 }

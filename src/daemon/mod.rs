@@ -40,6 +40,7 @@ use crate::runtime::process;
 use crate::serve::follow::Follow;
 use crate::serve::server::{self, Server};
 use crate::store::{HomeLock, LockError};
+use crate::thread;
 use agents::Agents;
 use channels::Channels;
 use control::NodeControl;
@@ -245,7 +246,7 @@ impl Node {
         self.channels.stop_all();
         let engine = self.engine.clone();
         let (done_tx, done): (Sender<usize>, Receiver<usize>) = bounded(1);
-        let stopper = std::thread::Builder::new().name("stop".into()).spawn(move || {
+        let stopper = thread::spawn("stop", move || {
             let _ = done_tx.send(engine.stop(drain));
         });
         let interrupted = match stopper {

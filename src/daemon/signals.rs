@@ -1,5 +1,6 @@
 //! Signals as one more channel of the main loop.
 
+use crate::thread;
 use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -17,7 +18,7 @@ pub(super) enum Signal {
 pub(super) fn listen() -> std::io::Result<Receiver<Signal>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (tx, rx) = bounded(8);
-    std::thread::Builder::new().name("signals".into()).stack_size(256 * 1024).spawn(move || {
+    thread::spawn("signals", move || {
         for signal in signals.forever() {
             let _ = tx.try_send(if signal == SIGHUP { Signal::Reload } else { Signal::Stop });
         }

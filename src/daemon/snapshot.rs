@@ -16,6 +16,7 @@ use crate::channel::manager::ChannelStatus;
 use crate::engine::breaker::BreakerState;
 use crate::engine::{Engine, RunningTurn, now_ms};
 use crate::store::{self, RealDisk};
+use crate::thread;
 
 /// Shortest time between two versions of the file, unless `BOTCORD_DAEMON_SNAPSHOT_INTERVAL_MS` says otherwise.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -123,7 +124,7 @@ impl Snapshots {
                 return;
             }
         };
-        let thread = std::thread::Builder::new().name("snapshot".into()).stack_size(256 * 1024).spawn(run)?;
+        let thread = thread::spawn("snapshot", run)?;
         Ok(Self { stop, thread: Some(thread) })
     }
 

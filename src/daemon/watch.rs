@@ -20,13 +20,12 @@ use crate::channel::manager::ChannelStatus;
 use crate::engine::Engine;
 use crate::engine::journal::Journal;
 use crate::serve::client::{Client, ClientError};
+use crate::thread;
 
 /// How long readiness waits for channels that have neither reached their far side nor failed to.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 /// How often is looked meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
-/// Stack of the thread.
-const STACK: usize = 256 * 1024;
 
 /// Asks the main loop for an answer.
 pub(super) type Ping = Sender<()>;
@@ -58,10 +57,7 @@ impl Watch {
             return Ok(None);
         }
         let (stop, stopped) = bounded(0);
-        let thread = std::thread::Builder::new()
-            .name("watch".into())
-            .stack_size(STACK)
-            .spawn(move || run(&supervisor, &watched, &stopped))?;
+        let thread = thread::spawn("watch", move || run(&supervisor, &watched, &stopped))?;
         Ok(Some(Self { stop: Some(stop), thread: Some(thread) }))
     }
 

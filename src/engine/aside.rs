@@ -16,6 +16,7 @@ use super::ports::TurnStatus;
 use super::transcript::DropReason;
 use super::waits::Cause;
 use super::{records, turn, unrun};
+use crate::thread;
 
 /// Files without a word that are kept for one conversation; beyond it the oldest are dropped and counted, and the
 /// message that takes the others along says how many there were.
@@ -213,9 +214,7 @@ fn sweep_in(core: &Arc<Core>, after: Duration) {
     core.timers.after(after, move || {
         // The timer thread must not wait for a disk.
         let core = Arc::clone(&again);
-        if let Err(e) =
-            std::thread::Builder::new().name("aside".into()).stack_size(256 * 1024).spawn(move || sweep(&core))
-        {
+        if let Err(e) = thread::spawn("aside", move || sweep(&core)) {
             log::warn!("aside.thread_failed error={e}");
             again.asides.sweeps.store(false, Ordering::Release);
         }

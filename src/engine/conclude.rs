@@ -23,6 +23,7 @@ use super::turn::{Turn, message_ids};
 use super::waits::Cause;
 use super::{dead, keys, now_ms, park_timer, parking, persist};
 use crate::message::{Inbound, Outbound, OutboundKind};
+use crate::thread;
 
 /// How long a lane rests when the journal could not take the start of its turn.
 const DEFER: Duration = Duration::from_secs(5);
@@ -434,7 +435,7 @@ pub(super) fn abandon(core: &Arc<Core>, turn_id: &str) {
     log::error!("turn.abandoned queue={} turn={turn_id} runtime={}", turn.key, turn.runtime);
     // Called on the timer thread, which must not wait for a journal or a channel.
     let again = Arc::clone(core);
-    let spawned = std::thread::Builder::new().name("abandon".into()).stack_size(256 * 1024).spawn(move || {
+    let spawned = thread::spawn("abandon", move || {
         if conclude(&again, &turn, Run::Threw(Thrown::new("the runtime did not stop"))) {
             again.pump();
         }

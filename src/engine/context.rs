@@ -12,6 +12,7 @@ use super::core::Core;
 use super::ports::{PromptFacts, SystemRule};
 use super::turn::Turn;
 use crate::text::trim;
+use crate::thread;
 
 /// Builders that may be late at once, besides one for each turn; beyond that turns run without asking.
 const MAX_LATE: usize = 16;
@@ -57,7 +58,7 @@ fn start(core: &Core, turn: &Turn) -> std::io::Result<Receiver<Part>> {
     let (message, runtime) = (Arc::clone(&turn.message), turn.runtime.clone());
     let facts = turn.facts();
     let (channel_kind, text_is_delivered) = (facts.channel_kind.to_owned(), facts.text_is_delivered);
-    std::thread::Builder::new().name("context".into()).stack_size(STACK).spawn(move || {
+    thread::spawn_sized("context", STACK, move || {
         let facts = PromptFacts { runtime: &runtime, channel_kind: &channel_kind, text_is_delivered };
         if to.send(Part::Context(prompts.system_context(&message, facts))).is_ok() {
             let _ = to.send(Part::Rules(prompts.system_rules(&message)));

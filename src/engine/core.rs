@@ -31,6 +31,7 @@ use super::typing::Pings;
 use super::waits::{Admission, Waits};
 use super::{Settings, conclude, now_ms, parking, records};
 use crate::message::Inbound;
+use crate::thread;
 
 /// Stack of a turn's thread: the adapters' parsers recurse over JSON of up to 128 levels.
 const TURN_STACK: usize = 512 * 1024;
@@ -340,10 +341,7 @@ impl Core {
             drop(state);
             let core = Arc::clone(self);
             let (key, turn_id) = (start.key.clone(), start.turn_id.clone());
-            let spawned = std::thread::Builder::new()
-                .name("turn".into())
-                .stack_size(TURN_STACK)
-                .spawn(move || worker(&core, start, live));
+            let spawned = thread::spawn_sized("turn", TURN_STACK, move || worker(&core, start, live));
             if let Err(e) = spawned {
                 log::error!("turn.thread_failed queue={key} error={e}");
                 self.put_back(&key, &turn_id);

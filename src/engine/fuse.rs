@@ -3,7 +3,7 @@
 //! It counts the turns that agents cause in a conversation and refuses further ones beyond its limits, until a person
 //! speaks or some rest has passed. Deterministic and plain state: times are given by the caller, in Unix milliseconds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ pub enum Verdict {
 /// by conversation ([`Fuse::state`], [`Fuse::restore`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fuse {
-    conversations: BTreeMap<String, FuseState>,
+    conversations: HashMap<String, FuseState>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

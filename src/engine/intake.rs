@@ -19,6 +19,7 @@ use super::ports::{Channel, TurnEvent, TurnStatus};
 use super::queue::Mode;
 use super::{attention, keys, notice, now_ms, operator, parking, records, recover, turn, unrun, waits};
 use crate::message::Inbound;
+use crate::thread;
 
 /// Threads that ask far sides about messages. When more queues have questions at once, they wait for each other.
 const MAX_THREADS: usize = 32;
@@ -170,7 +171,7 @@ fn ask_aside(core: &Arc<Core>, key: String) {
         lanes.threads += 1;
     }
     let asker = Arc::clone(core);
-    let spawned = std::thread::Builder::new().name("intake".into()).stack_size(256 * 1024).spawn(move || ask(&asker));
+    let spawned = thread::spawn("intake", move || ask(&asker));
     if let Err(e) = spawned {
         log::error!("intake.thread_failed error={e}");
         ask(core);

@@ -7,6 +7,7 @@ use super::outbox::{self, Item};
 use super::ports::Settled;
 use super::{Acceptance, Phase};
 use crate::message::{Inbound, Outbound, OutboundKind};
+use crate::thread;
 
 /// Conversations that are remembered as told that they are full; further ones are not told.
 const FULL: usize = 1_000;
@@ -79,10 +80,7 @@ pub(super) fn tell(core: &Arc<Core>, place: &Place, id: String, text: String) {
 /// Posts on a thread of its own: a slow channel must not hold up whoever noticed.
 pub(super) fn post_later(core: &Arc<Core>, item: Item) {
     let again = Arc::clone(core);
-    let spawned = std::thread::Builder::new()
-        .name("notice".into())
-        .stack_size(256 * 1024)
-        .spawn(move || outbox::post(&again, item));
+    let spawned = thread::spawn("notice", move || outbox::post(&again, item));
     if let Err(e) = spawned {
         log::error!("notice.thread_failed error={e}");
     }

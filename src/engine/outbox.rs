@@ -17,6 +17,7 @@ use super::ports::{Channel, Delivery, Settled};
 use super::records::Ended;
 use super::transcript::Delivery as Recorded;
 use crate::message::Outbound;
+use crate::thread;
 
 /// Waits before the second, third and fourth attempt.
 pub const DELAYS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_mins(1)];
@@ -183,10 +184,7 @@ fn retry(core: &Arc<Core>, key: &str, mut item: Item, after: Option<Duration>, w
     core.timers.after(delay, move || {
         let core = Arc::clone(&again);
         let queue = key.clone();
-        let spawned = std::thread::Builder::new()
-            .name("outbox".into())
-            .stack_size(256 * 1024)
-            .spawn(move || drain(&core, &queue));
+        let spawned = thread::spawn("outbox", move || drain(&core, &queue));
         if let Err(e) = spawned {
             log::error!("outbox.thread_failed queue={key} error={e}");
             // Leaves the item in place; it is tried again with the next reply of the conversation.

@@ -14,6 +14,7 @@ use super::journal::{self, Journal, JournalError, JournalOptions, Line, Record};
 use super::sessions::{SessionChange, SessionEntry, SessionStore, WRITE_DELAY};
 use crate::json;
 use crate::store::RealDisk;
+use crate::thread;
 
 /// Prefix of the notes' keys.
 const NOTE: &str = "session:";
@@ -100,10 +101,7 @@ pub(super) fn flush_soon(core: &Arc<Core>) {
         again.sessions.scheduled.store(false, Ordering::Release);
         // The timer thread must not wait for a disk.
         let core = Arc::clone(&again);
-        let spawned = std::thread::Builder::new()
-            .name("sessions".into())
-            .stack_size(256 * 1024)
-            .spawn(move || core.sessions.flush(&core.journal));
+        let spawned = thread::spawn("sessions", move || core.sessions.flush(&core.journal));
         if let Err(e) = spawned {
             log::warn!("session.thread_failed error={e}");
         }

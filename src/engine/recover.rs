@@ -17,6 +17,7 @@ use super::outbox::{self, Item};
 use super::ports::{Settled, TurnEvent};
 use super::records::Ended;
 use super::{dead, keys, notice, now_ms, operator, park_timer, parking};
+use crate::thread;
 
 /// How much of what waits is taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +238,7 @@ fn unsent(core: &Arc<Core>, how: Recovery) -> usize {
     }
     let sender = Arc::clone(core);
     let posted = std::mem::take(&mut items);
-    let spawned = std::thread::Builder::new().name("outbox".into()).stack_size(256 * 1024).spawn(move || {
+    let spawned = thread::spawn("outbox", move || {
         for item in posted {
             outbox::post(&sender, item);
         }

@@ -15,6 +15,7 @@ use super::stream::{Next, Piece, Stream};
 use super::typing::{Pings, TypingPace};
 use super::{gate, replying};
 use crate::message::{Block, BlockKind, Digest, Inbound, Phase, Status};
+use crate::thread;
 
 /// The signs of one turn.
 pub(super) struct Signals {
@@ -134,8 +135,7 @@ impl Signals {
             state.typing = inner.typing;
         }
         let sender = Arc::clone(inner);
-        let spawned =
-            std::thread::Builder::new().name("signals".into()).stack_size(256 * 1024).spawn(move || sender.run());
+        let spawned = thread::spawn("signals", move || sender.run());
         if let Err(e) = spawned {
             log::warn!("signals.thread_failed turn={} error={e}", inner.turn_id);
             inner.lock().ended = true;

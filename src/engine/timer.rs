@@ -3,6 +3,7 @@
 //! It sleeps until the next deadline and without one it sleeps for ever: an idle daemon makes no wake-ups.
 //! Actions run on this thread, one after the other, and must be quick; a panic in one is caught and logged.
 
+use crate::thread;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -32,7 +33,7 @@ impl Timers {
     pub fn start() -> std::io::Result<Self> {
         let timers = Self { shared: Arc::default() };
         let shared = Arc::clone(&timers.shared);
-        std::thread::Builder::new().name("timers".into()).stack_size(256 * 1024).spawn(move || run(&shared))?;
+        thread::spawn("timers", move || run(&shared))?;
         Ok(timers)
     }
 

@@ -28,6 +28,7 @@ use super::transcript::BlockSummary;
 use crate::message::{Budget, Inbound, TrustLevel};
 use crate::redact;
 use crate::text::{clip, trim};
+use crate::time;
 
 /// Wait before a transient failure is tried again.
 const TRANSIENT_WAIT: Duration = Duration::from_secs(1);
@@ -400,8 +401,8 @@ fn forget(core: &Arc<Core>, turn: &Turn) {
 pub(super) fn recovery(core: &Core, turn: &Turn, why: FreshStart<'_>, composed: &str) -> String {
     let recent = turn.channel.as_ref().and_then(|c| c.recent_messages(&turn.message));
     let own = |m: &RecentMessage| {
-        let at = m.at.as_deref()?.parse::<jiff::Timestamp>().ok()?;
-        (m.from_id.as_ref() == Some(&turn.message.account_id)).then(|| (at.as_millisecond(), m.text.clone()))
+        let at = time::parse(m.at.as_deref()?)?;
+        (m.from_id.as_ref() == Some(&turn.message.account_id)).then(|| (at, m.text.clone()))
     };
     let said: Vec<(i64, String)> = recent.iter().flatten().filter_map(own).collect();
     if !said.is_empty() {

@@ -12,6 +12,7 @@ use super::settle;
 use super::turn;
 use crate::message::{Inbound, Outbound};
 use crate::text::clip;
+use crate::thread;
 
 /// Ends a message for good, without a reply.
 pub(super) fn end(core: &Arc<Core>, job: &Job, turn_id: &str, status: TurnStatus, why: &str) {
@@ -71,7 +72,7 @@ pub(super) fn notice(core: &Arc<Core>, message: &Arc<Inbound>, turn_id: &str, te
 
 /// Runs something on a thread of its own, because it waits for the journal and for a channel.
 fn aside(run: impl FnOnce() + Send + 'static) {
-    let spawned = std::thread::Builder::new().name("outbox".into()).stack_size(256 * 1024).spawn(run);
+    let spawned = thread::spawn("outbox", run);
     if let Err(e) = spawned {
         // What is not over stays in the journal, for the next start.
         log::error!("outbox.thread_failed error={e}");

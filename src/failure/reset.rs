@@ -1,22 +1,22 @@
 //! When does a quota come back? From a provider's words to a time.
 
-use jiff::civil::{DateTime, Time};
+use jiff::Timestamp;
+use jiff::civil::Time;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+
+use crate::time;
 
 /// The time that a hint of [`super::usage_reset_hint`] means, in Unix milliseconds; `None` when it is not
 /// understood. A time of day is the next one; without a zone it is that of `local`.
 pub fn reset_time(hint: &str, now_ms: i64, local: &TimeZone) -> Option<i64> {
-    let now = Timestamp::from_millisecond(now_ms).ok()?;
-    let at = match hint.strip_prefix("in ") {
-        Some(span) => now.checked_add(span_of(span)?).ok()?,
-        None => absolute(hint).or_else(|| clock(hint, now, local))?,
-    };
-    Some(at.as_millisecond())
+    match hint.strip_prefix("in ") {
+        Some(span) => now_ms.checked_add(span_of(span)?),
+        None => absolute(hint).or_else(|| clock(hint, now_ms, local)),
+    }
 }
 
-/// `3h 42m`, `5 minutes`, `1 day 2 hours`, `30s`.
-fn span_of(text: &str) -> Option<SignedDuration> {
+/// `3h 42m`, `5 minutes`, `1 day 2 hours`, `30s`, in milliseconds.
+fn span_of(text: &str) -> Option<i64> {
     let mut rest = text.trim();
     let mut seconds: i64 = 0;
     while !rest.is_empty() {
@@ -35,20 +35,16 @@ fn span_of(text: &str) -> Option<SignedDuration> {
         rest = rest.get(end..)?.trim_start();
         rest = rest.strip_prefix("and ").unwrap_or(rest);
     }
-    (seconds > 0).then(|| SignedDuration::from_secs(seconds))
+    seconds.checked_mul(1000).filter(|ms| *ms > 0)
 }
 
 /// `2024-06-25 20:00 UTC`, RFC 3339.
-fn absolute(hint: &str) -> Option<Timestamp> {
-    if let Ok(at) = hint.parse() {
-        return Some(at);
-    }
-    let date = DateTime::strptime("%Y-%m-%d %H:%M", hint.strip_suffix(" UTC")?).ok()?;
-    date.to_zoned(TimeZone::UTC).ok().map(|z| z.timestamp())
+fn absolute(hint: &str) -> Option<i64> {
+    time::parse(hint).or_else(|| time::parse(&format!("{}:00Z", hint.strip_suffix(" UTC")?)))
 }
 
 /// `2pm (Europe/Berlin)`, `11 PM`, `14:30 UTC`.
-fn clock(hint: &str, now: Timestamp, local: &TimeZone) -> Option<Timestamp> {
+fn clock(hint: &str, now_ms: i64, local: &TimeZone) -> Option<i64> {
     let end = hint.find(|c: char| !c.is_ascii_digit()).unwrap_or(hint.len());
     let hour: i8 = hint.get(..end)?.parse().ok()?;
     let mut rest = hint.get(end..)?;
@@ -71,10 +67,11 @@ fn clock(hint: &str, now: Timestamp, local: &TimeZone) -> Option<Timestamp> {
         "UTC" | "GMT" => TimeZone::UTC,
         name => TimeZone::get(name).ok()?,
     };
+    let now = Timestamp::from_millisecond(now_ms).ok()?;
     let time = Time::new(hour, minute, 0, 0).ok()?;
     let today = now.to_zoned(zone.clone()).date();
     let on = |date: jiff::civil::Date| date.to_datetime(time).to_zoned(zone.clone()).ok().map(|z| z.timestamp());
-    on(today).filter(|at| *at > now).or_else(|| on(today.tomorrow().ok()?))
+    on(today).filter(|at| *at > now).or_else(|| on(today.tomorrow().ok()?)).map(Timestamp::as_millisecond)
 }
 
 #[cfg(test)]

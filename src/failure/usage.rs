@@ -2,6 +2,7 @@
 
 use crate::scan::{self, Cursor, ends_line};
 use crate::text::{clip, trim};
+use crate::time;
 
 /// Longest reset hint that is repeated to people, in UTF-16 units; what is longer is no time.
 const HINT_LIMIT: usize = 120;
@@ -87,12 +88,12 @@ fn epoch(c: Cursor<'_>) -> Option<String> {
     let run = c.until(c.run(|c| c.is_ascii_digit()));
     let digits = run.get(..run.len().min(13))?;
     let number: i64 = digits.parse().ok()?;
-    let time = match digits.len() {
-        13 => jiff::Timestamp::from_millisecond(number),
-        10..=12 => jiff::Timestamp::from_second(number),
+    let at = match digits.len() {
+        13 => number,
+        10..=12 => number * 1000,
         _ => return None,
     };
-    Some(time.ok()?.strftime("%Y-%m-%d %H:%M UTC").to_string())
+    (at <= time::LAST).then(|| time::to_the_minute(at))
 }
 
 /// What a person is told in place of the provider's text. `runtime` is a runtime id; an unknown or empty one is

@@ -12,6 +12,7 @@ use crate::json;
 use crate::message::Inbound;
 use crate::sanitize;
 use crate::text;
+use crate::thread;
 
 /// Entries older than this are dropped, in milliseconds.
 pub const KEPT_MS: i64 = 7 * 24 * 3_600_000;
@@ -19,8 +20,6 @@ pub const KEPT_MS: i64 = 7 * 24 * 3_600_000;
 const CAPACITY: usize = 10_000;
 /// How long a change may wait for its write; so the file is written at most once in this time.
 const WRITE_DELAY: Duration = Duration::from_secs(1);
-/// Stack of the thread that writes.
-const STACK: usize = 256 * 1_024;
 /// Length of a preview, in UTF-16 units.
 const PREVIEW_LIMIT: usize = 120;
 /// Largest file that is read, in bytes.
@@ -102,7 +101,7 @@ impl Tracker {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let spawned = std::thread::Builder::new().name("activity".into()).stack_size(STACK).spawn(move || {
+        let spawned = thread::spawn("activity", move || {
             std::thread::sleep(WRITE_DELAY);
             let mut state = shared.loaded();
             state.writing = false;

@@ -10,6 +10,7 @@ use super::files;
 use crate::json;
 use crate::sanitize::{body, one_line};
 use crate::text;
+use crate::time;
 
 /// The only form that is read.
 const SCHEMA: &str = "botcord-session-profile/0.1";
@@ -84,8 +85,7 @@ fn load(directory: &Path) -> Option<Profile> {
 
 impl Profile {
     fn has_expired(&self, now: i64) -> bool {
-        let until: Option<jiff::Timestamp> = self.expires_at.parse().ok();
-        until.is_none_or(|until| until.as_millisecond() <= now)
+        time::parse(&self.expires_at).is_none_or(|until| until <= now)
     }
 
     fn is_for(&self, agent: &str, room_id: &str) -> bool {

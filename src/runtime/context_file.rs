@@ -4,12 +4,12 @@
 //! holds the file's lock from writing it until its CLI has announced the session (it has read the file by
 //! then) or ended, and never longer than [`MAX_HOLD`].
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::cancel::CancelToken;
@@ -91,11 +91,11 @@ struct Holder {
     until: Instant,
 }
 
-static HOLDERS: Mutex<BTreeMap<PathBuf, Holder>> = Mutex::new(BTreeMap::new());
+static HOLDERS: LazyLock<Mutex<HashMap<PathBuf, Holder>>> = LazyLock::new(Mutex::default);
 static RELEASED: Condvar = Condvar::new();
 static TICKET: AtomicU64 = AtomicU64::new(0);
 
-fn holders() -> MutexGuard<'static, BTreeMap<PathBuf, Holder>> {
+fn holders() -> MutexGuard<'static, HashMap<PathBuf, Holder>> {
     HOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

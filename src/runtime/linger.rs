@@ -10,9 +10,7 @@ use std::thread::JoinHandle;
 
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::runtime::process::{Driven, Handler, Io, Process};
-
-/// Stack of a watching thread: it reads lines and drops them.
-const STACK: usize = 256 * 1024;
+use crate::thread;
 
 /// The processes of one runtime that have given their reply and not ended yet.
 #[derive(Default)]
@@ -41,7 +39,7 @@ impl Lingering {
         let token = stop.clone();
         let turn = turn.to_owned();
         let name = format!("linger:{turn}");
-        let watched = std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let watched = thread::spawn(name, move || {
             while process.drive(&token, &mut Deaf) == Driven::Paused {}
             process.finish();
             log::debug!("runtime.lingered turn={turn}");

@@ -192,16 +192,16 @@ pub trait StreamParser {
 }
 
 /// A runtime that is one process per turn.
-pub struct NdjsonRuntime<C> {
-    cli: C,
+pub struct NdjsonRuntime {
+    cli: Box<dyn Cli>,
     settings: Arc<RuntimeSettings>,
     lingering: Lingering,
 }
 
-impl<C: Cli> NdjsonRuntime<C> {
+impl NdjsonRuntime {
     /// The runtime of this CLI.
-    pub fn new(cli: C, settings: Arc<RuntimeSettings>) -> Self {
-        Self { cli, settings, lingering: Lingering::default() }
+    pub fn new(cli: impl Cli + 'static, settings: Arc<RuntimeSettings>) -> Self {
+        Self { cli: Box::new(cli), settings, lingering: Lingering::default() }
     }
 
     /// The processes that have given their reply and not ended yet.
@@ -210,7 +210,7 @@ impl<C: Cli> NdjsonRuntime<C> {
     }
 }
 
-impl<C: Cli> Runtime for NdjsonRuntime<C> {
+impl Runtime for NdjsonRuntime {
     fn id(&self) -> &str {
         self.cli.id()
     }
@@ -279,7 +279,7 @@ pub fn program(id: &str, settings: &RuntimeSettings) -> PathBuf {
     descriptor(id).map_or_else(|| id.into(), |d| resolve::resolve(d, settings).program)
 }
 
-impl<C: Cli> NdjsonRuntime<C> {
+impl NdjsonRuntime {
     fn attempt(
         &self,
         request: &RunRequest,

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -24,9 +24,7 @@ use super::follow::Follow;
 use super::http::{Answer, Limits};
 use super::wire::{ErrorKind, Failure};
 use super::{socket, watch};
-
-/// Stack of each thread.
-const STACK: usize = 256 << 10;
+use crate::thread;
 
 /// Pause of the acceptor when the process is out of descriptors or memory.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(200);
@@ -97,7 +95,7 @@ impl Server {
         });
         let acceptor = {
             let shared = Arc::clone(&shared);
-            Builder::new().name("serve".into()).stack_size(STACK).spawn(move || accept(&listener, &shared))?
+            thread::spawn("serve", move || accept(&listener, &shared))?
         };
         Ok(Self { path, file, shared, acceptor: Some(acceptor) })
     }
@@ -225,7 +223,7 @@ fn admit(stream: UnixStream, number: u64, shared: &Arc<Shared>) {
         drop(place);
     };
     // Without a thread the connection closes, which is all that can be said without one.
-    if let Err(e) = Builder::new().name(format!("serve:{number}")).stack_size(STACK).spawn(connection) {
+    if let Err(e) = thread::spawn(format!("serve:{number}"), connection) {
         log::warn!("serve.thread error={e}");
     }
 }

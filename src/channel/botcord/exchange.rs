@@ -22,6 +22,7 @@ use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::json;
 use crate::net::http::{Answer, Body, Http, HttpError, HttpErrorKind, Request, read_all};
 use crate::net::url;
+use crate::time;
 
 /// How much is read of the body of an error.
 const ERROR_LIMIT: u64 = 64 << 10;
@@ -357,7 +358,7 @@ fn network(error: HttpError) -> ApiError {
 
 /// A time as in `Date` headers, in Unix seconds.
 fn http_date(text: &str) -> Option<i64> {
-    jiff::fmt::rfc2822::parse(text).ok().map(|time| time.timestamp().as_second())
+    time::parse_http(text).map(|ms| ms / 1000)
 }
 
 /// The attempts at one request.

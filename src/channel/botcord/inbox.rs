@@ -19,6 +19,7 @@ use super::socket::{Timing, Trigger};
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::Acceptor;
 use crate::engine::{Acceptance, now_ms};
+use crate::thread;
 
 /// Messages of one agent that may be accepted and unfinished; with more than that in sight, the inbox is not asked.
 pub const MAX_UNFINISHED: usize = 1_000;
@@ -26,8 +27,6 @@ pub const MAX_UNFINISHED: usize = 1_000;
 const BATCH: usize = 200;
 /// Answers in a row that may hold nothing but repeats before the asking ends; a sound hub gives none.
 const MAX_REPEATS: usize = 5;
-/// Stack of an errand's thread.
-const STACK: usize = 256 * 1024;
 
 /// When the hub's copy of a message is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +255,7 @@ impl Inbox {
     fn send_off(self: &Arc<Self>, errand: Errand) {
         let inbox = Arc::clone(self);
         let name = format!("{}:{}", errand.as_str(), self.agent);
-        let spawned = std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || inbox.run(errand));
+        let spawned = thread::spawn(name, move || inbox.run(errand));
         if let Err(e) = spawned {
             log::error!("botcord.thread_failed agent={} errand={} error={e}", self.agent, errand.as_str());
             self.lock().busy[errand as usize] = false;

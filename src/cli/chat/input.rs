@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::AHEAD;
 use crate::cli::failure::Failure;
+use crate::thread;
 
 /// Lines that follow each other faster than a person types are one pasted message.
 const PASTE: Duration = Duration::from_millis(30);
@@ -23,7 +24,7 @@ pub(super) enum Line {
 /// Reads standard input on a thread of its own. The channel closes at the end of input.
 pub(super) fn lines() -> Result<Receiver<Line>, Failure> {
     let (sender, receiver) = bounded(AHEAD);
-    std::thread::Builder::new().name("stdin".into()).spawn(move || {
+    thread::spawn("stdin", move || {
         let mut input = io::stdin().lock();
         let mut message = String::new();
         loop {

@@ -31,6 +31,7 @@ use crate::serve::client::{Client, ClientError};
 use crate::serve::wire::{
     Accepted, AnswerApproval, Cancel, Decision, ErrorKind, Event, FILES_LIMIT, Question, ResetSessions, Submit,
 };
+use crate::thread;
 
 /// A second interruption within this time leaves.
 const TWICE: Duration = Duration::from_secs(2);
@@ -354,7 +355,7 @@ impl Chat {
     fn follow(&mut self, accepted: &Accepted) -> Result<(), Failure> {
         self.open.push(Open { id: accepted.id.clone(), silent: false });
         let (client, id, sender) = (self.client.clone(), accepted.id.clone(), self.sender.clone());
-        std::thread::Builder::new().name("watch".into()).spawn(move || match client.events(&id) {
+        thread::spawn("watch", move || match client.events(&id) {
             Err(error) => drop(sender.send((id, Err(error)))),
             Ok(events) => {
                 for event in events {
@@ -440,7 +441,7 @@ impl Chat {
         self.screen.remark("(cancelling; Control-C again leaves)")?;
         // Not on this thread: its answer must not keep a second interruption waiting.
         let (client, ids) = (self.client.clone(), self.open.iter().map(|o| o.id.clone()).collect::<Vec<_>>());
-        std::thread::Builder::new().name("cancel".into()).spawn(move || {
+        thread::spawn("cancel", move || {
             for id in ids {
                 let _ = client.cancel(&id);
             }

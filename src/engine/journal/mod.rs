@@ -28,11 +28,12 @@ mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 use crate::message::Inbound;
 use crate::store::{Disk, now_ms};
+use crate::thread;
 
 pub use error::JournalError;
 pub use ledger::{
@@ -187,11 +188,8 @@ impl Journal {
         let shared = Arc::new(Shared::new(loaded.ledger, options));
         let mut writer = Writer::new(disk, dir.to_owned(), shared.clone(), loaded.segments, loaded.quarantine);
         report.broken = writer.begin().err();
-        let thread = thread::Builder::new()
-            .name("journal".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || writer.run())
-            .map_err(JournalError::at("start a thread for", dir))?;
+        let thread =
+            thread::spawn("journal", move || writer.run()).map_err(JournalError::at("start a thread for", dir))?;
         let inner = Inner { shared, writer: thread.thread().id(), thread: Mutex::new(Some(thread)) };
         Ok(Opened { journal: Self { inner: Arc::new(inner) }, report })
     }
@@ -256,7 +254,7 @@ impl Journal {
     }
 
     fn on_writer_thread(&self) -> bool {
-        thread::current().id() == self.inner.writer
+        std::thread::current().id() == self.inner.writer
     }
 }
 
@@ -265,7 +263,7 @@ impl Inner {
         self.shared.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The last handle may go inside a callback: the thread then ends by itself.
-        if let Some(thread) = thread.filter(|_| thread::current().id() != self.writer) {
+        if let Some(thread) = thread.filter(|_| std::thread::current().id() != self.writer) {
             let _ = thread.join();
         }
     }

@@ -319,10 +319,7 @@ impl Body {
     }
 }
 
-/// `2026-01-01T08:00:00.123Z`; the epoch for a time outside the calendar.
-pub fn timestamp(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
-}
+pub use crate::time::rfc3339 as timestamp;
 
 #[cfg(test)]
 mod tests {

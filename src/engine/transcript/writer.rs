@@ -18,6 +18,8 @@ use super::read;
 use super::record::Record;
 use crate::json;
 use crate::message::Inbound;
+use crate::thread;
+use crate::time;
 
 /// Size in bytes beyond which a file is rotated.
 pub const FILE_LIMIT: u64 = 8_388_608;
@@ -155,8 +157,7 @@ impl Writer {
                 log::info!("transcript.swept files={swept}");
             }
         };
-        let thread = std::thread::Builder::new().name("transcript-sweep".to_owned()).stack_size(256 * 1024);
-        if let Err(e) = thread.spawn(sweep) {
+        if let Err(e) = thread::spawn("transcript-sweep", sweep) {
             log::warn!("transcript.sweep_failed error={e}");
         }
     }
@@ -231,7 +232,7 @@ impl Inner {
     /// Renames the active file to one with the time in its name, and a number before it where that is taken.
     fn rotate(&self, place: &Place) -> io::Result<()> {
         let directory = self.directory(place)?;
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+        let stamp = time::compact(time::now_ms());
         let mut name = format!("{}.{stamp}.jsonl", place.topic);
         let mut number = 0;
         while rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {

@@ -15,6 +15,7 @@ use super::rpc::Incoming;
 use crate::json;
 use crate::redact;
 use crate::text;
+use crate::time;
 
 /// A file is set aside when it has more bytes than this and a record is due.
 const FILE_LIMIT: u64 = 2_097_152;
@@ -247,7 +248,7 @@ impl Trace {
     fn record(&mut self, stream: &str, fields: Map<String, Value>) {
         let Some(path) = &self.file else { return };
         let Ok(Value::Object(facts)) = json::to_value(&self.facts) else { return };
-        let mut record = object([("ts", json!(jiff::Timestamp::now().to_string()))]);
+        let mut record = object([("ts", json!(time::rfc3339(time::now_ms())))]);
         record.extend(facts);
         record.insert("stream".to_owned(), json!(stream));
         if let Some(pid) = self.pid {
@@ -281,7 +282,7 @@ fn append(path: &Path, record: &Value) -> std::io::Result<()> {
 
 /// Renames a full file and removes the oldest of those set aside before.
 fn set_aside(path: &Path) -> std::io::Result<()> {
-    let stamp = jiff::Timestamp::now().to_string().replace([':', '.'], "-");
+    let stamp = time::rfc3339(time::now_ms()).replace([':', '.'], "-");
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     std::fs::rename(path, path.with_file_name(format!("{name}.{stamp}.{}", std::process::id())))?;
     let Some(directory) = path.parent() else { return Ok(()) };

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Catalogue, Installed, discover, read_file};
 use crate::json;
 use crate::store::{self, RealDisk};
+use crate::thread;
+use crate::time;
 
 /// How long a file counts as fresh, in milliseconds.
 const FRESH_MS: u64 = 600_000;
@@ -61,7 +62,7 @@ pub fn lookup(installed: &Installed, directory: Option<&Path>, refresh: bool) ->
     let path = directory.join(format!("{}.json", installed.runtime.replace([':', '/'], "_")));
     let key = context_key(installed);
     let Some(file) = read(&path, installed, &key) else { return renew(installed, &path, key) };
-    if now_ms().saturating_sub(file.updated_at) <= FRESH_MS {
+    if (time::now_ms() as u64).saturating_sub(file.updated_at) <= FRESH_MS {
         return file.catalog;
     }
     if !refresh {
@@ -69,8 +70,7 @@ pub fn lookup(installed: &Installed, directory: Option<&Path>, refresh: bool) ->
     }
     let again = installed.clone();
     let name = format!("catalogue:{}", installed.runtime);
-    let thread = std::thread::Builder::new().name(name).stack_size(256 * 1024);
-    let spawned = thread.spawn(move || drop(renew(&again, &path, key)));
+    let spawned = thread::spawn(name, move || drop(renew(&again, &path, key)));
     if let Err(error) = spawned {
         log::warn!("catalogue.refresh runtime={} error={error}", installed.runtime);
     }
@@ -85,7 +85,7 @@ fn read(path: &Path, installed: &Installed, key: &str) -> Option<File> {
 fn renew(installed: &Installed, path: &Path, context_key: String) -> Catalogue {
     let Some(catalog) = discover(installed) else { return Catalogue::default() };
     let runtime_id = installed.runtime.clone();
-    let file = File { version: VERSION, runtime_id, context_key, updated_at: now_ms(), catalog };
+    let file = File { version: VERSION, runtime_id, context_key, updated_at: time::now_ms() as u64, catalog };
     if let Err(error) = write(path, &file) {
         log::warn!("catalogue.write file={} error={error}", path.display());
     }
@@ -97,10 +97,6 @@ fn write(path: &Path, file: &File) -> std::io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
     store::write(&RealDisk, path, &json::to_vec(file)?).map_err(std::io::Error::other)
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ const MARKER: &str = "claude-warm";
 
 /// Claude Code: one process per turn, or one for several.
 pub struct Claude {
-    single: NdjsonRuntime<ClaudeCode>,
+    single: NdjsonRuntime,
     settings: Arc<RuntimeSettings>,
     pool: Pool,
     marked: AtomicBool,

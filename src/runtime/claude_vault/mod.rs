@@ -28,6 +28,7 @@ use crate::runtime::ndjson::{Arg, Cli, Launch, NdjsonRuntime, StreamParser};
 use crate::runtime::process::Stdin;
 use crate::runtime::prompt_text;
 use crate::runtime::settings::{PromptVia, RuntimeSettings};
+use crate::time;
 
 /// Registered id.
 pub const ID: &str = "claude-vault";
@@ -114,7 +115,7 @@ pub trait VaultAgents: Send + Sync {
 
 /// The runtime.
 pub struct ClaudeVault {
-    inner: NdjsonRuntime<VaultCli>,
+    inner: NdjsonRuntime,
 }
 
 impl ClaudeVault {
@@ -279,8 +280,7 @@ impl Cli for VaultCli {
         }
         let attached = files::copy_attachments(&turn.private, &request.attachments);
 
-        let text =
-            prompt(&turn, request.session.is_some(), &jiff::Timestamp::now().to_string(), &request.text, &attached);
+        let text = prompt(&turn, request.session.is_some(), &time::rfc3339(time::now_ms()), &request.text, &attached);
         let text = prompt_text::prepare(self.id(), &text, true);
         let mut stdin = Stdin::Null;
         let mut args: Vec<Arg> = vec!["-p".into()];

@@ -13,6 +13,7 @@ use super::sse::{Frame, Splitter};
 use crate::engine::cancel::CancelToken;
 use crate::json;
 use crate::text;
+use crate::thread;
 
 /// For a whole request, except the event stream.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -140,8 +141,7 @@ impl Client {
             drop(sender);
             wake.wake();
         };
-        let thread = std::thread::Builder::new().name(format!("sse:{name}")).stack_size(256 * 1024);
-        thread.spawn(read).map_err(|e| HttpError(format!("cannot start a thread: {e}")))?;
+        thread::spawn(format!("sse:{name}"), read).map_err(|e| HttpError(format!("cannot start a thread: {e}")))?;
         Ok(Events { frames, closed })
     }
 }

@@ -3,7 +3,7 @@
 //! A thread drives each server's process. It ends the process after five minutes without a turn, and tells
 //! waiting turns when the process ends by itself.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::ports::ProcessId;
 use crate::runtime::process::{Driven, Handler, Io, Process, Spec, Stdin, StopLimits};
 use crate::text;
+use crate::thread;
 
 /// How long a server may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -162,7 +163,7 @@ enum Slot {
 /// The servers that run.
 #[derive(Default)]
 pub struct Pool {
-    slots: Mutex<BTreeMap<Key, Slot>>,
+    slots: Mutex<HashMap<Key, Slot>>,
     changed: Condvar,
 }
 
@@ -276,24 +277,22 @@ fn launch(name: &str, start: &Start) -> Result<Arc<Server>, String> {
     let watched = server.clone();
     // Woken once, so that the handler can set its alarm.
     server.stop.wake();
-    let thread = std::thread::Builder::new().name(format!("deepseek:{name}")).stack_size(256 * 1024);
-    thread
-        .spawn(move || {
-            let mut keeper = Keeper { server: watched.clone() };
-            let ended = loop {
-                if let Driven::Ended(ended) = process.drive(&watched.stop, &mut keeper) {
-                    break ended;
-                }
-            };
-            let how = match (ended.exit_code, ended.signal) {
-                (Some(code), _) => format!("deepseek serve exited with code {code}"),
-                (None, Some(signal)) => format!("deepseek serve was killed by signal {signal}"),
-                (None, None) => "deepseek serve ended".to_owned(),
-            };
-            log::info!("deepseek.ended {how}");
-            lock(&watched.state).ended = Some(how);
-        })
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    thread::spawn(format!("deepseek:{name}"), move || {
+        let mut keeper = Keeper { server: watched.clone() };
+        let ended = loop {
+            if let Driven::Ended(ended) = process.drive(&watched.stop, &mut keeper) {
+                break ended;
+            }
+        };
+        let how = match (ended.exit_code, ended.signal) {
+            (Some(code), _) => format!("deepseek serve exited with code {code}"),
+            (None, Some(signal)) => format!("deepseek serve was killed by signal {signal}"),
+            (None, None) => "deepseek serve ended".to_owned(),
+        };
+        log::info!("deepseek.ended {how}");
+        lock(&watched.state).ended = Some(how);
+    })
+    .map_err(|e| format!("cannot start a thread: {e}"))?;
     Ok(server)
 }
 

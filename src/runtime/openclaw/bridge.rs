@@ -4,7 +4,7 @@
 //! A thread drives each bridge. Turns hand it lines to write and get back, in their mailboxes, the answers
 //! to their requests and whatever carries their session's id.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,7 @@ use crate::runtime::acp::trace::Trace;
 use crate::runtime::context_file::Scratch;
 use crate::runtime::process::{Driven, Handler, Io, Process, Spec, Stdin, StopLimits};
 use crate::text;
+use crate::thread;
 
 /// For the answer to `initialize`.
 const INITIALIZE_LIMIT: Duration = Duration::from_secs(30);
@@ -175,13 +176,12 @@ impl Bridge {
             trace,
             ready: false,
             deadline: None,
-            asked: BTreeMap::new(),
-            listeners: BTreeMap::new(),
+            asked: HashMap::new(),
+            listeners: HashMap::new(),
             failure: None,
         };
         // The first wake-up makes it begin.
         bridge.stop.wake();
-        let thread = std::thread::Builder::new().name(format!("openclaw:{name}")).stack_size(256 * 1024);
         let drive = move || {
             let ended = loop {
                 if let Driven::Ended(ended) = process.drive(&keeper.bridge.stop.clone(), &mut keeper) {
@@ -194,7 +194,7 @@ impl Bridge {
             keeper.trace.child_exit(ended.exit_code, ended.signal);
             keeper.close(&keeper.failure.clone().unwrap_or_else(|| format!("openclaw acp child closed: {how}")));
         };
-        thread.spawn(drive).map_err(|e| format!("cannot start a thread: {e}"))?;
+        thread::spawn(format!("openclaw:{name}"), drive).map_err(|e| format!("cannot start a thread: {e}"))?;
         Ok(bridge)
     }
 
@@ -304,8 +304,8 @@ struct Keeper {
     /// `initialize` was answered; nothing else is written before.
     ready: bool,
     deadline: Option<Instant>,
-    asked: BTreeMap<u64, Mailbox>,
-    listeners: BTreeMap<String, Mailbox>,
+    asked: HashMap<u64, Mailbox>,
+    listeners: HashMap<String, Mailbox>,
     failure: Option<String>,
 }
 

@@ -6,7 +6,7 @@ mod bridge;
 pub mod text;
 mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ pub const ID: &str = "openclaw-acp";
 pub struct OpenClaw {
     settings: Arc<RuntimeSettings>,
     /// By agent and name of the gateway.
-    bridges: Mutex<BTreeMap<(String, String), Arc<Bridge>>>,
+    bridges: Mutex<HashMap<(String, String), Arc<Bridge>>>,
 }
 
 impl OpenClaw {

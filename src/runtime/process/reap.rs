@@ -18,6 +18,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::leader::Leader;
 use super::{proc_fs, sweep};
+use crate::thread;
 
 /// Longest list of processes that could not be ended. A longer one forgets its oldest entries.
 const MAX_GIVEN_UP: usize = 1024;
@@ -120,7 +121,7 @@ impl Drop for Reaper {
 pub fn start_reaper() -> io::Result<Reaper> {
     let mut signals = Signals::new([SIGCHLD])?;
     let reaper = Reaper { signals: signals.handle() };
-    std::thread::Builder::new().name("reaper".into()).stack_size(STACK).spawn(move || {
+    thread::spawn_sized("reaper", STACK, move || {
         reap_orphans();
         for _ in &mut signals {
             std::thread::sleep(COLLECT);
@@ -150,7 +151,7 @@ pub(super) fn give_up(leader: Leader, turn: String) {
                 std::thread::sleep(RETRY);
             }
         };
-        if let Err(e) = std::thread::Builder::new().name("given-up".into()).stack_size(STACK).spawn(retry) {
+        if let Err(e) = thread::spawn_sized("given-up", STACK, retry) {
             log::error!("process.retry_failed error={e}");
         }
     }

@@ -14,6 +14,7 @@ use super::fields::{self, Credentials};
 use super::{CredentialsError, Problem};
 use crate::json;
 use crate::store::{self, Disk, StoreError};
+use crate::time;
 
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 256 << 10;
@@ -196,7 +197,7 @@ pub fn create(
 
 /// ISO 8601 with milliseconds.
 fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    time::rfc3339(time::now_ms())
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
