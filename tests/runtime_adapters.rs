@@ -9,6 +9,7 @@ use std::time::Duration;
 use bellhop::engine::cancel::{CancelReason, CancelToken};
 use bellhop::engine::ports::{ErrorClass, ResumedSession, RunResult, Runtimes};
 use bellhop::message::{BlockKind, TrustLevel};
+use bellhop::runtime::process::Process;
 use bellhop::runtime::settings::{Permission, PromptVia};
 use bellhop::runtime::{RUNTIMES, Registry, codex};
 use support::fake_cli::FakeCli;
@@ -68,6 +69,25 @@ fn a_prompt_may_be_an_argument_but_never_in_a_log() {
         assert!(cli.get("argv").contains("the plan"), "{runtime}");
         let command = result.failure.unwrap().command.unwrap().join(" ");
         assert!(command.contains("<prompt: 8 bytes>") && !command.contains("the plan"), "{command}");
+    }
+}
+
+#[test]
+fn no_cli_gets_its_prompt_before_the_start_is_durable() {
+    for (runtime, via) in CLIS.into_iter().flat_map(|runtime| [(runtime, PromptVia::Stdin), (runtime, PromptVia::Argv)])
+    {
+        let mut cli = FakeCli::new(runtime);
+        cli.settings.prompt_via = via;
+        cli.plays(&format!("cat >\"$dir/stdin\"\n{}", success(runtime)));
+        let mut sink = Recorder { refuses: true, ..Recorder::default() };
+        let thrown = cli.run(&cli.request("the plan"), &CancelToken::new().unwrap(), &mut sink).unwrap_err();
+        assert_eq!(thrown.message, "refused", "{runtime}");
+        // One that reads its prompt has been started, and is gone without it.
+        assert_eq!((sink.begun, sink.spawned.len()), (1, usize::from(via == PromptVia::Stdin)), "{runtime}");
+        assert!(!sink.spawned.iter().any(|process| Process::pid_lives(*process)), "{runtime}");
+        assert_eq!(std::fs::read_to_string(cli.join("stdin")).unwrap_or_default(), "", "{runtime}");
+        let (result, sink) = cli.run_to_end(&cli.request("the plan"));
+        assert_eq!((result.text.as_str(), sink.begun), ("ok", 1), "{runtime}");
     }
 }
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::approvals::{self, Decide, Mailbox};
 use super::cancel::CancelReason;
 use super::core::Core;
-use super::journal::Record;
-use super::ports::{Approval, ApprovalRequest, FreshStart, ProcessId, RunSink, TurnEvent};
+use super::journal::{Record, Ticket};
+use super::ports::{Approval, ApprovalRequest, FreshStart, ProcessId, RunSink, Thrown, TurnEvent};
 use super::records;
 use super::transcript::BlockSummary;
 use super::turn::{self, Turn};
@@ -34,11 +34,13 @@ pub(super) struct TurnSink {
     turn: Arc<Turn>,
     composed: String,
     mailbox: Mailbox,
+    /// When the record of the turn's start is durable.
+    started: Ticket,
 }
 
 impl TurnSink {
-    pub(super) fn new(core: Arc<Core>, turn: Arc<Turn>, composed: &str) -> Self {
-        Self { core, turn, composed: composed.to_owned(), mailbox: Mailbox::default() }
+    pub(super) fn new(core: Arc<Core>, turn: Arc<Turn>, composed: &str, started: &Ticket) -> Self {
+        Self { core, turn, composed: composed.to_owned(), mailbox: Mailbox::default(), started: started.clone() }
     }
 
     /// Puts a question to whoever watches; the answer comes through the mailbox.
@@ -65,6 +67,10 @@ impl TurnSink {
 }
 
 impl RunSink for TurnSink {
+    fn begin(&mut self) -> Result<(), Thrown> {
+        self.started.wait().map_err(|e| Thrown::new(e.to_string()))
+    }
+
     fn spawned(&mut self, process: ProcessId) {
         let record = Record::Spawned { turn: self.turn.id.clone(), pid: process.pid, start: process.start };
         // Needed after a crash of this process; no child outlives the power.

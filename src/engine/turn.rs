@@ -11,7 +11,7 @@ use super::cancel::{CancelReason, CancelToken};
 use super::conclude;
 use super::context::{self, Built};
 use super::core::{Core, Job, Live};
-use super::journal::Record;
+use super::journal::{JournalError, Record, Ticket};
 use super::outcome::Run;
 use super::ports::{
     Channel, Frame, FreshStart, PromptFacts, RecentMessage, ResumedSession, RunRequest, Runtime, Thrown, TurnEvent,
@@ -260,8 +260,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         progress.ready = Some(Instant::now());
     }
     let (entry, text) = opening(core, turn, &composed);
-    if let Err(e) = started.wait() {
-        log::error!("turn.not_started queue={} turn={} error={e}", turn.key, turn.id);
+    if !runtime.begins_itself() && !has_started(turn, started.wait()) {
         return None;
     }
     if turn.token.is_cancelled() {
@@ -291,7 +290,12 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         env: core.settings.child_env.clone(),
         attachments: turn.message.attachments.clone(),
     };
-    let first = run_once(core, turn, runtime.as_ref(), &mut request, entry.as_ref(), &composed);
+    let run =
+        |request: &mut RunRequest, entry| run_once(core, turn, runtime.as_ref(), request, entry, &composed, &started);
+    let first = run(&mut request, entry.as_ref());
+    if started.result().is_some_and(|result| !has_started(turn, result)) {
+        return None;
+    }
     Some(match again(turn, &first, entry.is_some()) {
         Again::No => first,
         Again::Fresh => {
@@ -299,17 +303,21 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
             log::info!("turn.retry_fresh queue={} turn={} error={error:?}", turn.key, turn.id);
             forget(core, turn);
             request.text = recovery(core, turn, FreshStart::Failed(&error), &composed);
-            run_once(core, turn, runtime.as_ref(), &mut request, None, &composed)
+            run(&mut request, None)
         }
         Again::Same => {
             log::info!("turn.retry queue={} turn={}", turn.key, turn.id);
-            if turn.token.sleep(TRANSIENT_WAIT) {
-                first
-            } else {
-                run_once(core, turn, runtime.as_ref(), &mut request, entry.as_ref(), &composed)
-            }
+            if turn.token.sleep(TRANSIENT_WAIT) { first } else { run(&mut request, entry.as_ref()) }
         }
     })
+}
+
+/// Whether the journal has taken the start; says so when it has not.
+fn has_started(turn: &Turn, taken: Result<(), JournalError>) -> bool {
+    if let Err(e) = &taken {
+        log::error!("turn.not_started queue={} turn={} error={e}", turn.key, turn.id);
+    }
+    taken.is_ok()
 }
 
 /// The user turn; the trimmed raw text when composing fails.
@@ -451,6 +459,7 @@ fn run_once(
     request: &mut RunRequest,
     entry: Option<&SessionEntry>,
     composed: &str,
+    started: &Ticket,
 ) -> Run {
     request.session = entry.map(resumed);
     {
@@ -460,7 +469,7 @@ fn run_once(
         progress.open_tools = 0;
         progress.ran = true;
     }
-    let mut sink = TurnSink::new(Arc::clone(core), Arc::clone(turn), composed);
+    let mut sink = TurnSink::new(Arc::clone(core), Arc::clone(turn), composed, started);
     match runtime.run(request, &turn.token, &mut sink) {
         Ok(result) => Run::Returned(result),
         Err(thrown) => Run::Threw(thrown),

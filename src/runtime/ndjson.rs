@@ -236,6 +236,10 @@ impl Runtime for NdjsonRuntime {
         }
     }
 
+    fn begins_itself(&self) -> bool {
+        true
+    }
+
     fn wants_fresh(&self, session: &ResumedSession) -> bool {
         self.cli.wants_fresh(session)
     }
@@ -298,6 +302,11 @@ impl NdjsonRuntime {
         if cancel.is_cancelled() {
             return Ok(before_spawn());
         }
+        // A CLI that gets its prompt on standard input can do nothing before that, so it starts meanwhile.
+        let reads_prompt = matches!(&launch.stdin, Stdin::Bytes(prompt) if !prompt.is_empty());
+        if !reads_prompt {
+            sink.begin()?;
+        }
         let program = program(id, &self.settings);
         let mut command = vec![program.display().to_string()];
         command.extend(launch.args.iter().map(Arg::shown));
@@ -318,6 +327,10 @@ impl NdjsonRuntime {
             Thrown { class: Some(class), ..Thrown::new(e.message) }
         })?;
         sink.spawned(process.id());
+        if reads_prompt {
+            // Dropping the process ends it.
+            sink.begin()?;
+        }
         let mut parser = self.cli.parser(request);
         let mut driver = Driver {
             runtime: id,

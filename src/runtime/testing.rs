@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::cancel::{CancelReason, CancelToken};
-use crate::engine::ports::{Approval, ApprovalRequest, ProcessId, RunRequest, RunSink};
+use crate::engine::ports::{Approval, ApprovalRequest, ProcessId, RunRequest, RunSink, Thrown};
 use crate::message::{Block, Budget, ConversationKind, Status, TrustLevel};
 use crate::runtime::process::Ended;
 
@@ -58,6 +58,10 @@ pub(crate) struct Recorder {
 }
 
 impl RunSink for Recorder {
+    fn begin(&mut self) -> Result<(), Thrown> {
+        Ok(())
+    }
+
     fn spawned(&mut self, _: ProcessId) {}
 
     fn session(&mut self, id: &str) {

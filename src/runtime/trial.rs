@@ -126,6 +126,10 @@ fn request(cwd: &Path) -> RunRequest {
 struct Deaf;
 
 impl RunSink for Deaf {
+    fn begin(&mut self) -> Result<(), Thrown> {
+        Ok(())
+    }
+
     fn spawned(&mut self, _: ProcessId) {}
 
     fn session(&mut self, _: &str) {}

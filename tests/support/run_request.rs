@@ -1,7 +1,7 @@
 //! A request for a run, and a sink that keeps what the run reports.
 
 use bellhop::engine::cancel::{CancelReason, CancelToken};
-use bellhop::engine::ports::{Approval, ApprovalRequest, ProcessId, RunRequest, RunSink};
+use bellhop::engine::ports::{Approval, ApprovalRequest, ProcessId, RunRequest, RunSink, Thrown};
 use bellhop::message::{Block, Budget, ConversationKind, Status, TrustLevel};
 
 /// A message of a known party in a group.
@@ -47,6 +47,10 @@ pub struct Recorder {
     pub sessions: Vec<String>,
     /// Blocks in order.
     pub blocks: Vec<Block>,
+    /// How often the run has asked whether it may begin.
+    pub begun: usize,
+    /// Answer that it may not.
+    pub refuses: bool,
     /// Status events in order.
     pub statuses: Vec<Status>,
     /// Set this token when so many blocks have come.
@@ -62,6 +66,11 @@ pub struct Recorder {
 }
 
 impl RunSink for Recorder {
+    fn begin(&mut self) -> Result<(), Thrown> {
+        self.begun += 1;
+        if self.refuses { Err(Thrown::new("refused")) } else { Ok(()) }
+    }
+
     fn spawned(&mut self, process: ProcessId) {
         self.spawned.push(process);
     }

@@ -21,6 +21,12 @@ pub trait Runtime: Send + Sync {
     /// working directory, an id that the runtime refuses.
     fn run(&self, request: &RunRequest, cancel: &CancelToken, sink: &mut dyn RunSink) -> Result<RunResult, Thrown>;
 
+    /// Whether [`Runtime::run`] calls [`RunSink::begin`] itself, before the CLI can get its prompt. A runtime that
+    /// does so starts its process while the journal still syncs; for the others it has been called.
+    fn begins_itself(&self) -> bool {
+        false
+    }
+
     /// Whether a session is better left behind than resumed, for a reason that only the adapter knows.
     fn wants_fresh(&self, session: &ResumedSession) -> bool {
         let _ = session;
@@ -301,6 +307,10 @@ pub enum Approval {
 
 /// Where a run reports to. Calls are quick: nothing behind them waits for a network.
 pub trait RunSink {
+    /// Waits until the start of the turn is durable. Before that the CLI must not be able to do anything: what the
+    /// journal does not know of would be done twice after a crash. `Err`: the run must not go on.
+    fn begin(&mut self) -> Result<(), Thrown>;
+
     /// A child was started; called before anything is read from it.
     fn spawned(&mut self, process: ProcessId);
 

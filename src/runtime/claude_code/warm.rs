@@ -229,10 +229,15 @@ impl Runtime for Claude {
         ID
     }
 
+    fn begins_itself(&self) -> bool {
+        true
+    }
+
     fn run(&self, request: &RunRequest, cancel: &CancelToken, sink: &mut dyn RunSink) -> Result<RunResult, Thrown> {
         if !self.is_streamed(request) {
             return self.single.run(request, cancel, sink);
         }
+        sink.begin()?;
         if let Some(refused) = refuse_session(ID, request) {
             return Ok(refused);
         }

@@ -230,6 +230,10 @@ struct Counting<'a> {
 }
 
 impl RunSink for Counting<'_> {
+    fn begin(&mut self) -> Result<(), Thrown> {
+        self.inner.begin()
+    }
+
     fn spawned(&mut self, process: ProcessId) {
         self.inner.spawned(process);
     }
