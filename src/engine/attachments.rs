@@ -44,7 +44,7 @@ const TYPES: [(&str, Option<&str>); 19] = [
 pub fn find(reply: &str, base: &Path) -> Vec<Attachment> {
     let Ok(base) = base.canonicalize() else { return Vec::new() };
     let mut found: Vec<Attachment> = Vec::new();
-    for token in tokens(reply).into_iter().take(MAX_TOKENS) {
+    for token in candidates(reply).into_iter().take(MAX_TOKENS) {
         if found.len() == MAX_FILES {
             break;
         }
@@ -70,7 +70,8 @@ fn file_below(base: &Path, token: &str) -> Option<PathBuf> {
 
 fn attachment(path: PathBuf, token: &str) -> Option<Attachment> {
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-    let (_, content_type) = TYPES.iter().find(|(known, _)| *known == extension)?;
+    TYPES.iter().find(|(known, _)| *known == extension)?;
+    let content_type = content_type(&extension);
     let is_image = content_type.is_some_and(|t| t.starts_with("image/"));
     Some(Attachment {
         filename: path.file_name()?.to_string_lossy().into_owned(),
@@ -81,9 +82,14 @@ fn attachment(path: PathBuf, token: &str) -> Option<Attachment> {
     })
 }
 
+/// The media type of files with this extension, where one is told.
+pub fn content_type(extension: &str) -> Option<&'static str> {
+    TYPES.iter().find(|(known, _)| *known == extension)?.1
+}
+
 /// Everything in a text that looks like the path of a file: at least one directory, a name and a known extension,
 /// between white space, brackets or quotes.
-fn tokens(text: &str) -> Vec<&str> {
+pub fn candidates(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut before = None;
     let mut rest = text;
@@ -147,7 +153,7 @@ mod tests {
             ("图 out/a.png。", vec![]),
             ("", vec![]),
         ] {
-            assert_eq!(tokens(text), expected, "{text}");
+            assert_eq!(candidates(text), expected, "{text}");
         }
     }
 
