@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod engine;
 pub mod failure;
 pub mod json;
+pub mod link;
 pub mod message;
 pub mod net;
 pub mod prompt;

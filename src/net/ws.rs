@@ -188,6 +188,15 @@ impl Socket {
         }
     }
 
+    /// Queues a ping.
+    pub fn ping(&mut self) -> Result<(), WsError> {
+        match self.inner.write(Message::Ping(Vec::new().into())) {
+            Ok(()) => self.flush(),
+            Err(Error::WriteBufferFull(_)) => Err(WsError::Congested),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
     /// Says that nothing more comes from here. The peer's answer is an [`Incoming::Closed`] or the end.
     pub fn close(&mut self, code: u16) {
         let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };

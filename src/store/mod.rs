@@ -8,6 +8,7 @@
 mod atomic;
 mod disk;
 mod faulty;
+mod file_lock;
 mod lock;
 
 use std::fmt;
@@ -18,6 +19,7 @@ pub(crate) use atomic::corrupt_name;
 pub use atomic::{Loaded, MAX_DOCUMENT, load_json, set_aside, write, write_json};
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use faulty::{Fault, FaultKind, FaultyDisk, Op};
+pub use file_lock::{FileLock, LockFailure};
 pub use lock::{HomeLock, LockError};
 
 /// A file operation that failed: what was tried on which file, and what the system said.

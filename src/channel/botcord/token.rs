@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::credentials::CredentialsFile;
-use super::credentials::file::LockFailure;
 use super::error::ApiError;
 use super::refusal;
+use crate::store::LockFailure;
 
 /// A token is not used any more for so many seconds before its end.
 const MARGIN: f64 = 60.0;

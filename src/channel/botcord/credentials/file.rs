@@ -1,25 +1,23 @@
 //! A file of credentials: read with care, changed as a whole and under a lock, put aside instead of deleted.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 use serde_json::{Map, Value};
 
 use super::fields::{self, Credentials};
 use super::{CredentialsError, Problem};
 use crate::json;
-use crate::store::{self, Disk, StoreError};
+use crate::store::{self, Disk, FileLock, LockFailure, StoreError};
 use crate::time;
 
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 256 << 10;
-/// How often a lock that somebody else has is asked for.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Reads a file of credentials. It may be readable by others, which is warned about once for each file; a file of
 /// another user is refused.
@@ -68,21 +66,6 @@ pub struct CredentialsFile {
     disk: Arc<dyn Disk>,
 }
 
-/// Held while nobody else may change a file; ends with the process.
-#[derive(Debug)]
-pub struct FileLock {
-    _file: File,
-}
-
-/// Why a lock was not given.
-#[derive(Debug)]
-pub enum LockFailure {
-    /// Somebody else has it for longer than was waited.
-    Held,
-    /// It cannot be used at all, in a directory that cannot be written to, say.
-    Unusable(io::Error),
-}
-
 impl CredentialsFile {
     /// The file that these credentials came from.
     pub fn new(path: &Path, credentials: &Credentials, disk: Arc<dyn Disk>) -> Self {
@@ -98,22 +81,7 @@ impl CredentialsFile {
     /// Takes the lock, which is a file `<name>.lock` beside it: the file itself is replaced with every change. Waits up
     /// to `limit`, or until `stopped` says so.
     pub fn lock(&self, limit: Duration, stopped: &dyn Fn() -> bool) -> Result<FileLock, LockFailure> {
-        let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-        let file = file.open(beside(&self.path, ".lock")).map_err(LockFailure::Unusable)?;
-        let end = Instant::now() + limit;
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(FileLock { _file: file }),
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(LockFailure::Unusable(e.into())),
-            }
-            if Instant::now() >= end || stopped() {
-                return Err(LockFailure::Held);
-            }
-            std::thread::sleep(LOCK_PAUSE);
-        }
+        FileLock::acquire(&beside(&self.path, ".lock"), limit, stopped)
     }
 
     /// The token that the file has now, with its end (Unix seconds): another program may have got a new one. `None`

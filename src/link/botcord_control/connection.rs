@@ -1,0 +1,437 @@
+//! The thread of the link: keeps the socket, checks what comes, hands it to the lanes, and sends what they answer.
+//!
+//! It sleeps until the hub says something, an answer or event is to go out, or a time limit of [`Machine`] is over.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use serde_json::Value;
+
+use super::frame::{Frame, Handled, event};
+use super::gate::{Gate, Step};
+use super::lanes::{Duties, Lanes};
+use super::machine::{Effect, Event, Machine, Timing};
+use super::session::{Session, TokenError, now_ms};
+use crate::crypto;
+use crate::engine::cancel::CancelToken;
+use crate::net::url;
+use crate::net::ws::{self, Incoming, Request, Socket, WsError};
+
+/// Longest frame of the hub, in bytes.
+const MAX_FRAME: usize = 8 << 20;
+/// For connecting and shaking hands together.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How often is looked for a new login while there is none.
+const LOOK: Duration = Duration::from_secs(5);
+/// Answers that wait for a connection; the oldest is forgotten first, as the hub has forgotten its question.
+const PENDING: usize = 256;
+/// How long an answer is worth sending.
+const PENDING_AGE: Duration = Duration::from_mins(10);
+/// Longest name of this machine in the URL.
+const LABEL_LIMIT: usize = 64;
+/// Frames that are looked at before anything else has its turn.
+const MAX_AT_ONCE: usize = 64;
+
+/// What the link says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// Whether the socket is open.
+    pub connected: bool,
+    /// A person has to log in again.
+    pub expired: bool,
+    /// When it was opened last (Unix milliseconds).
+    pub connected_at: Option<i64>,
+    /// What went wrong last; none since it is connected.
+    pub last_error: Option<String>,
+    /// The hub's clock less ours in milliseconds, where that is more than a minute.
+    pub skew_ms: Option<i64>,
+}
+
+/// What the rest of the daemon uses of the link. Clones are the same.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    wake: OwnedFd,
+    state: Mutex<State>,
+    changed: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    link: LinkState,
+    /// Answers, and when they were made.
+    answers: VecDeque<(Instant, Value)>,
+    /// The newest event of each kind, and of each agent where it is about one.
+    events: Vec<(String, Value)>,
+    /// Frames that have been carried out, and how.
+    done: VecDeque<(Frame, Handled)>,
+}
+
+/// What a link is made of.
+pub struct Parts {
+    /// The login.
+    pub session: Arc<Session>,
+    /// Checks frames.
+    pub gate: Gate,
+    /// Carries them out.
+    pub duties: Arc<dyn Duties>,
+    /// Path of the socket at the hub: `/daemon/ws`, or `/cloud/daemon/ws`.
+    pub path: &'static str,
+    /// Time limits.
+    pub timing: Timing,
+    /// Called after every connect, on the link's thread; is quick.
+    pub connected: Box<dyn Fn(&Link) + Send>,
+    /// Called on any thread when [`Link::state`] has changed; is quick.
+    pub changed: Box<dyn Fn() + Send + Sync>,
+    /// Says where the keys came from, for the warning that there are none.
+    pub config: PathBuf,
+}
+
+impl Link {
+    /// How it is.
+    pub fn state(&self) -> LinkState {
+        self.shared.lock().link.clone()
+    }
+
+    /// Has an event sent, now or after the next connect. Of each `key` only the newest is kept.
+    pub fn tell(&self, key: &str, event: Value) {
+        let mut state = self.shared.lock();
+        state.events.retain(|(known, _)| known != key);
+        state.events.push((key.to_owned(), event));
+        drop(state);
+        self.shared.wake();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // An eventfd takes a 1 unless it was written to 2^64 times.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    fn update(&self, change: impl FnOnce(&mut LinkState)) {
+        let changed = {
+            let mut state = self.lock();
+            let before = state.link.clone();
+            change(&mut state.link);
+            state.link != before
+        };
+        if changed {
+            (self.changed)();
+        }
+    }
+}
+
+/// Prepares a link, and the thread's work.
+pub fn prepare(parts: Parts) -> std::io::Result<(Link, Runner)> {
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let shared = Arc::new(Shared { wake, state: Mutex::default(), changed: parts.changed });
+    let link = Link { shared: Arc::clone(&shared) };
+    let done = Arc::clone(&shared);
+    let lanes = Lanes::new(
+        parts.duties,
+        Arc::new(move |frame: &Frame, handled| {
+            done.lock().done.push_back((frame.clone(), handled));
+            done.wake();
+        }),
+    );
+    let runner = Runner {
+        link: link.clone(),
+        session: parts.session,
+        gate: parts.gate,
+        lanes,
+        path: parts.path,
+        machine: Machine::new(parts.timing),
+        connected: parts.connected,
+        config: parts.config,
+        socket: None,
+        began: Instant::now(),
+    };
+    Ok((link, runner))
+}
+
+/// The thread's work.
+pub struct Runner {
+    link: Link,
+    session: Arc<Session>,
+    gate: Gate,
+    lanes: Lanes,
+    path: &'static str,
+    machine: Machine,
+    connected: Box<dyn Fn(&Link) + Send>,
+    config: PathBuf,
+    socket: Option<Socket>,
+    began: Instant,
+}
+
+impl Runner {
+    /// Keeps the link until `stop` is set.
+    pub fn run(mut self, stop: &CancelToken) {
+        while !stop.is_cancelled() {
+            let mut events = VecDeque::new();
+            if self.machine.is_dead() && self.session.look_again() {
+                log::info!("control.logged_in");
+                self.link.shared.update(|link| link.expired = false);
+                events.push_back(Event::LoggedIn);
+            }
+            // Before the clock: what has been said already is no silence.
+            let rest = self.hear(&mut events);
+            self.settle();
+            events.extend(self.send_waiting());
+            events.push_back(Event::Clock);
+            while let Some(event) = events.pop_front() {
+                for effect in self.machine.step(event, self.now(), chance()) {
+                    events.extend(self.carry_out(effect, stop));
+                }
+            }
+            self.sleep(rest, stop);
+        }
+        if let Some(mut socket) = self.socket.take() {
+            socket.close(1000);
+        }
+        self.link.shared.update(|link| link.connected = false);
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Takes what the hub has said; returns whether there may be more.
+    fn hear(&mut self, events: &mut VecDeque<Event>) -> bool {
+        for _ in 0..MAX_AT_ONCE {
+            let Some(socket) = &mut self.socket else { return false };
+            match socket.receive() {
+                Ok(None) => return false,
+                Ok(Some(Incoming::Text(text))) => {
+                    events.push_back(Event::Heard);
+                    events.extend(self.take(&text));
+                }
+                Ok(Some(Incoming::Other)) => events.push_back(Event::Heard),
+                Ok(Some(Incoming::Closed { code, reason })) => {
+                    log::info!("control.closed code={code} reason={:?}", crate::text::clip(&reason, 123));
+                    events.push_back(Event::Closed(code));
+                    return false;
+                }
+                Err(e) => {
+                    if matches!(e, WsError::TooLong) {
+                        socket.close(1009);
+                    }
+                    events.push_back(Event::Failed(e.to_string()));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, text: &str) -> Option<Event> {
+        self.gate.skew_ms = self.session.skew_ms();
+        match self.gate.take(text, now_ms()) {
+            Step::Drop(why) => log::warn!("control.frame_dropped reason={why:?}"),
+            Step::Answered { refused: None, .. } => {}
+            Step::Answered { id, refused: Some(code) } => {
+                log::warn!(
+                    "control.event_refused id={:?} code={:?}",
+                    crate::text::clip(&id, 80),
+                    crate::text::clip(&code, 80)
+                );
+            }
+            Step::Send(answer) => {
+                if let Some(code) = answer["error"]["code"].as_str() {
+                    log::warn!("control.frame_refused code={code}");
+                }
+                self.answer(answer);
+            }
+            Step::Revoked(answer) => {
+                log::warn!("control.revoked");
+                self.answer(answer);
+                self.send_waiting();
+                return Some(Event::Revoked);
+            }
+            Step::Handle(frame) => {
+                log::info!("control.frame type={:?}", crate::text::clip(&frame.kind, 64));
+                if frame.kind == "hello" {
+                    self.believe_clock(&frame);
+                }
+                if let Some(refused) = self.lanes.push(frame.clone()) {
+                    let answer = self.gate.finish(&frame.id, &refused);
+                    self.answer(answer);
+                }
+            }
+        }
+        None
+    }
+
+    fn believe_clock(&self, frame: &Frame) {
+        let Some(hub) = frame.params.get("server_time").and_then(Value::as_i64) else { return };
+        let skew = hub - now_ms();
+        self.session.set_skew_ms(skew);
+        let far = (skew.abs() > 60_000).then_some(skew);
+        if far.is_some() {
+            log::warn!("control.clock_off ms={skew}");
+        }
+        self.link.shared.update(|link| link.skew_ms = far);
+    }
+
+    /// Makes answers of what has been carried out.
+    fn settle(&mut self) {
+        loop {
+            let next = self.link.shared.lock().done.pop_front();
+            let Some((frame, handled)) = next else { return };
+            if let Err(refused) = &handled {
+                let message = crate::redact::text(&crate::text::clip(&refused.message, 300));
+                log::warn!("control.frame_failed type={:?} code={} error={message:?}", frame.kind, refused.code);
+            }
+            let answer = self.gate.finish(&frame.id, &handled);
+            self.answer(answer);
+        }
+    }
+
+    fn answer(&self, answer: Value) {
+        let mut state = self.link.shared.lock();
+        state.answers.push_back((Instant::now(), answer));
+        while state.answers.len() > PENDING {
+            state.answers.pop_front();
+        }
+    }
+
+    /// Sends what waits, if there is a connection.
+    fn send_waiting(&mut self) -> Option<Event> {
+        let socket = self.socket.as_mut()?;
+        loop {
+            let next = {
+                let mut state = self.link.shared.lock();
+                match state.answers.pop_front() {
+                    Some((at, _)) if at.elapsed() > PENDING_AGE => continue,
+                    Some((_, answer)) => Some(answer),
+                    None if state.events.is_empty() => None,
+                    None => Some(state.events.remove(0).1),
+                }
+            };
+            if let Err(e) = socket.send(&next?.to_string()) {
+                return Some(Event::Failed(e.to_string()));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, stop: &CancelToken) -> Option<Event> {
+        match effect {
+            Effect::Token { force } => Some(match self.session.access_token(force, stop.as_fd()) {
+                Ok(_) => Event::Token,
+                Err(TokenError::Failed(why)) => Event::NoToken(why),
+                Err(e @ (TokenError::Rejected(_) | TokenError::NoLogin)) => Event::Rejected(e.to_string()),
+            }),
+            Effect::Open => Some(self.open(stop)),
+            Effect::Drop => {
+                self.socket = None;
+                None
+            }
+            Effect::Beat => {
+                let beat = event("hb", "pong", now_ms(), crypto::random(), None);
+                let socket = self.socket.as_mut()?;
+                socket.ping().and_then(|()| socket.send(&beat.to_string())).err().map(|e| Event::Failed(e.to_string()))
+            }
+            Effect::Up => {
+                log::info!("control.connected");
+                self.link.shared.update(|link| {
+                    link.connected = true;
+                    link.expired = false;
+                    link.connected_at = Some(now_ms());
+                    link.last_error = None;
+                });
+                if self.gate.ring.is_empty() && !self.gate.require_signed {
+                    log::warn!("control.unsigned_frames_accepted keys=none config={}", self.config.display());
+                }
+                (self.connected)(&self.link);
+                None
+            }
+            Effect::Down { why, retry_ms } => {
+                log::warn!("control.down error={why:?} retry_ms={retry_ms}");
+                self.link.shared.update(|link| {
+                    link.connected = false;
+                    link.last_error = Some(why);
+                });
+                None
+            }
+            Effect::Expired(why) => {
+                log::error!("control.login_expired error={why:?}");
+                if self.session.auth().is_some() {
+                    self.session.expire();
+                }
+                self.link.shared.update(|link| {
+                    link.connected = false;
+                    link.expired = true;
+                    link.last_error = Some(why);
+                });
+                None
+            }
+        }
+    }
+
+    fn open(&mut self, stop: &CancelToken) -> Event {
+        let Some(auth) = self.session.auth() else { return Event::Failed("not logged in".into()) };
+        let label: String = auth.label.as_deref().unwrap_or("").chars().take(LABEL_LIMIT).collect();
+        let url = match socket_url(&auth.hub_url, self.path, &label) {
+            Ok(url) => url,
+            Err(e) => return Event::Failed(format!("the hub's address is {}", e.as_str())),
+        };
+        log::info!("control.connecting url={url}");
+        let bearer = format!("Bearer {}", auth.access_token);
+        let headers = [("Authorization", bearer.as_str())];
+        let request = Request { url: &url, headers: &headers, limit: HANDSHAKE, max_message: MAX_FRAME };
+        match ws::open(&request, stop.as_fd()) {
+            Ok(socket) => {
+                self.socket = Some(socket);
+                Event::Opened
+            }
+            Err(WsError::Refused(status)) => Event::Refused(status),
+            Err(e) => Event::Failed(e.to_string()),
+        }
+    }
+
+    fn sleep(&mut self, not_at_all: bool, stop: &CancelToken) {
+        let limit = match self.machine.deadline() {
+            _ if not_at_all => Some(Duration::ZERO),
+            Some(at) => Some(Duration::from_millis(at.saturating_sub(self.now()))),
+            None if self.machine.is_dead() => Some(LOOK),
+            None => None,
+        };
+        let others: [BorrowedFd<'_>; 2] = [stop.as_fd(), self.link.shared.wake.as_fd()];
+        let slept = match &mut self.socket {
+            Some(socket) => socket.wait(&others, limit).map_err(|e| e.to_string()),
+            None => ws::wait_for(&others, limit).map_err(|e| e.to_string()),
+        };
+        if let Err(why) = slept {
+            // What is wrong with the socket shows when it is read.
+            log::debug!("control.wait_failed error={why:?}");
+        }
+        let _ = rustix::io::read(&self.link.shared.wake, &mut [0_u8; 8]);
+    }
+}
+
+/// The socket's address; the name of this machine goes along where it has one.
+pub fn socket_url(hub: &str, path: &str, label: &str) -> Result<String, url::UrlError> {
+    let url = url::socket(hub, path)?;
+    if label.is_empty() {
+        return Ok(url);
+    }
+    // As forms are encoded.
+    Ok(format!("{url}?label={}", url::encode(label).replace("%20", "+")))
+}
+
+/// In 0..1.
+fn chance() -> f64 {
+    let [byte] = crypto::random::<1>();
+    f64::from(byte) / 256.0
+}

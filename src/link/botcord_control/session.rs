@@ -1,0 +1,285 @@
+//! The login of a running daemon: its access token, renewed by one caller for all and by one process for all.
+//!
+//! A refresh token buys one pair of tokens. So the file is read again, under a lock, before one is spent, and the new
+//! pair is on disk before it is used.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::login;
+use super::user_auth::{self, AuthError, Tokens, UserAuth};
+use crate::net::http::{Body, Http, HttpError, Request, read_all};
+use crate::net::url;
+use crate::store::{Disk, FileLock};
+
+/// For one request of a login.
+pub const LIMIT: Duration = Duration::from_secs(10);
+/// Longest answer that is read, in bytes.
+const ANSWER_LIMIT: u64 = 64 << 10;
+/// How long another process may take to renew the login.
+const LOCK_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why there is no access token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// The hub takes this login no more: a person has to log in again.
+    Rejected(String),
+    /// Not now.
+    Failed(String),
+    /// There is no login.
+    NoLogin,
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(why) => write!(f, "the login was refused: {why}"),
+            Self::Failed(why) => f.write_str(why),
+            Self::NoLogin => f.write_str("not logged in"),
+        }
+    }
+}
+
+/// What a hub answered.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// The document; null when it is not JSON.
+    pub body: Value,
+    /// Its clock in Unix seconds, where it says so.
+    pub date: Option<i64>,
+}
+
+impl Answer {
+    /// What a person is told of a refusal.
+    pub fn refusal(&self) -> String {
+        let code = ["code", "detail", "error"].iter().find_map(|key| self.body.get(*key).and_then(Value::as_str));
+        match code {
+            Some(code) => format!("HTTP {}: {}", self.status, crate::text::clip(&crate::redact::text(code), 200)),
+            None => format!("HTTP {}", self.status),
+        }
+    }
+}
+
+/// Posts a document to a hub. `abort`: readable when the answer is not wanted any more.
+pub fn post(http: &Http, url: &str, body: &Value, abort: BorrowedFd<'_>) -> Result<Answer, HttpError> {
+    let bytes = body.to_string();
+    let mut text = Vec::new();
+    let request = Request {
+        method: "POST",
+        url,
+        headers: &[("content-type", "application/json"), ("accept", "application/json")],
+        body: Body::Bytes(bytes.as_bytes()),
+        limit: LIMIT,
+    };
+    let answer = http.send(request, abort, &mut |_, body| read_all(body, ANSWER_LIMIT, &mut text))?;
+    let date = answer.header("date").and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+    Ok(Answer {
+        status: answer.status,
+        body: crate::json::parse(&text).unwrap_or(Value::Null),
+        date: date.map(|date| date.timestamp().as_second()),
+    })
+}
+
+/// The login.
+pub struct Session {
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    http: Http,
+    state: Mutex<State>,
+}
+
+struct State {
+    auth: Option<UserAuth>,
+    /// When the file was changed last, as far as was seen.
+    seen: Option<std::time::SystemTime>,
+    /// The hub's clock less ours, in milliseconds.
+    skew_ms: i64,
+}
+
+impl Session {
+    /// The login that lies in `daemon_dir`. One that cannot be used is logged and counts as none.
+    pub fn open(daemon_dir: &Path, disk: Arc<dyn Disk>) -> Self {
+        let state = State { auth: None, seen: None, skew_ms: 0 };
+        let session = Self { dir: daemon_dir.to_owned(), disk, http: Http::new(), state: Mutex::new(state) };
+        session.look_again();
+        session
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self) -> PathBuf {
+        user_auth::path(&self.dir)
+    }
+
+    /// Reads the file again if it has changed. True: there is a login that was not there before.
+    pub fn look_again(&self) -> bool {
+        let changed = std::fs::metadata(self.path()).and_then(|meta| meta.modified()).ok();
+        let mut state = self.lock();
+        if changed.is_none() || changed == state.seen {
+            return false;
+        }
+        state.seen = changed;
+        match user_auth::load(&self.path(), &now_iso()) {
+            Ok(Some(auth)) => {
+                let new = state.auth.as_ref().is_none_or(|old| old.refresh_token != auth.refresh_token);
+                state.auth = Some(auth);
+                new
+            }
+            Ok(None) => false,
+            Err(e) => {
+                log::warn!("control.login_unusable error={:?}", e.to_string());
+                false
+            }
+        }
+    }
+
+    /// The login, where there is one.
+    pub fn auth(&self) -> Option<UserAuth> {
+        self.lock().auth.clone()
+    }
+
+    /// The hub's clock less ours, as far as is known, in milliseconds.
+    pub fn skew_ms(&self) -> i64 {
+        self.lock().skew_ms
+    }
+
+    /// Believes the hub's clock.
+    pub fn set_skew_ms(&self, skew_ms: i64) {
+        self.lock().skew_ms = skew_ms;
+    }
+
+    /// A token that is good for a minute at least. `refused`: the hub did not take the one that there is.
+    pub fn access_token(&self, refused: bool, abort: BorrowedFd<'_>) -> Result<String, TokenError> {
+        // Whoever comes second waits here, and finds what the first one got.
+        let mut state = self.lock();
+        let Some(auth) = &state.auth else { return Err(TokenError::NoLogin) };
+        if !refused && !auth.is_near_expiry(now_ms()) {
+            return Ok(auth.access_token.clone());
+        }
+        let held = auth.clone();
+        let lock = FileLock::acquire(&self.dir.join("user-auth.lock"), LOCK_LIMIT, &|| false)
+            .map_err(|e| TokenError::Failed(e.to_string()))?;
+        let renewed = self.renew(held, refused, abort, &mut state.skew_ms);
+        drop(lock);
+        let auth = renewed?;
+        let token = auth.access_token.clone();
+        state.auth = Some(auth);
+        Ok(token)
+    }
+
+    fn renew(
+        &self,
+        held: UserAuth,
+        refused: bool,
+        abort: BorrowedFd<'_>,
+        skew_ms: &mut i64,
+    ) -> Result<UserAuth, TokenError> {
+        let mut auth = held;
+        // Another process may have renewed it. A file that cannot be read right now is no reason not to try.
+        if let Ok(Some(stored)) = user_auth::load(&self.path(), &now_iso())
+            && stored.refresh_token != auth.refresh_token
+        {
+            let fresh = stored.access_token != auth.access_token;
+            auth = stored;
+            if !auth.is_near_expiry(now_ms()) && (fresh || !refused) {
+                return Ok(auth);
+            }
+        }
+        let url = format!("{}{}", auth.hub_url.trim_end_matches('/'), login::REFRESH);
+        let answer = post(&self.http, &url, &login::refresh_body(&auth.refresh_token), abort)
+            .map_err(|e| TokenError::Failed(format!("the login cannot be renewed: {e}")))?;
+        if let Some(date) = answer.date {
+            *skew_ms = date * 1_000 - now_ms();
+        }
+        if login::is_rejected(answer.status) {
+            return Err(TokenError::Rejected(answer.refusal()));
+        }
+        if !(200..300).contains(&answer.status) {
+            return Err(TokenError::Failed(format!("the login cannot be renewed: {}", answer.refusal())));
+        }
+        let tokens = Tokens::read(&answer.body)
+            .map_err(|what| TokenError::Failed(format!("the hub's answer to a renewal has no {what}")))?;
+        let asked = auth.hub_url.clone();
+        let auth = UserAuth {
+            hub_url: adopted(&asked, tokens.hub_url.as_deref()),
+            access_token: tokens.access_token,
+            refresh_token: tokens.refresh_token,
+            expires_at: now_ms() as f64 + tokens.expires_in * 1_000.0,
+            ..auth
+        };
+        auth.save(&*self.disk, &self.path()).map_err(|e| TokenError::Failed(e.to_string()))?;
+        log::info!("control.login_renewed instance={}", auth.daemon_instance_id);
+        Ok(auth)
+    }
+
+    /// Says on disk that a person has to log in again.
+    pub fn expire(&self) {
+        if let Err(e) = user_auth::set_flag(&*self.disk, &self.dir, &now_iso()) {
+            log::warn!("control.flag_failed error={:?}", e.to_string());
+        }
+    }
+}
+
+/// The hub of a login after an answer that may name another one.
+pub fn adopted(asked: &str, named: Option<&str>) -> String {
+    let Some(named) = named else { return asked.trim().trim_end_matches('/').to_owned() };
+    match url::server(named) {
+        Ok(hub) => {
+            let host = |u: &str| url::origin(u).map(|(_, host, _)| host);
+            if host(&hub) != host(asked) {
+                log::warn!("control.hub_moved from={asked:?} to={hub:?}");
+            }
+            hub
+        }
+        Err(e) => {
+            log::warn!("control.hub_url_ignored reason={}", e.as_str());
+            asked.trim().trim_end_matches('/').to_owned()
+        }
+    }
+}
+
+/// Turns the hub's answer into the login of this daemon, and writes it down.
+pub fn adopt(
+    disk: &dyn Disk,
+    daemon_dir: &Path,
+    asked: &str,
+    tokens: Tokens,
+    label: Option<String>,
+) -> Result<UserAuth, AuthError> {
+    let path = user_auth::path(daemon_dir);
+    let now = now_iso();
+    let before = user_auth::load(&path, &now).ok().flatten();
+    let same = before.filter(|before| before.daemon_instance_id == tokens.daemon_instance_id);
+    let auth = UserAuth {
+        hub_url: adopted(asked, tokens.hub_url.as_deref()),
+        expires_at: now_ms() as f64 + tokens.expires_in * 1_000.0,
+        logged_in_at: same.map_or(now, |before| before.logged_in_at),
+        user_id: tokens.user_id,
+        daemon_instance_id: tokens.daemon_instance_id,
+        access_token: tokens.access_token,
+        refresh_token: tokens.refresh_token,
+        label,
+    };
+    auth.save(disk, &path).map_err(|e| AuthError::Io(path.clone(), io::Error::other(e.to_string())))?;
+    user_auth::clear_flag(daemon_dir).map_err(|e| AuthError::Io(user_auth::flag_path(daemon_dir), e))?;
+    Ok(auth)
+}
+
+/// Unix milliseconds.
+pub fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Now, in ISO 8601 with milliseconds.
+pub fn now_iso() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
