@@ -299,8 +299,18 @@ pub const KEYS: &[Key] = &[
     kept("thirdPartyGateways", "list of objects", "Gateways to other chat services."),
     kept("openclawGateways", "list of objects", "OpenClaw gateways: name, url, token or tokenFile, defaultAgent."),
     kept("openclawDiscovery", "object", "Search for OpenClaw gateways."),
-    kept("hubControlPublicKeys", "list of texts", "Keys that may sign control frames."),
-    kept("requireSignedControl", "true or false", "Whether unsigned control frames are refused."),
+    shared(
+        "hubControlPublicKeys",
+        "list of texts",
+        "[]",
+        "Public keys (Ed25519, base64) of which one has to have signed each frame of the hub's control socket. The variables BOTCORD_HUB_CONTROL_PUBLIC_KEYS and BOTCORD_HUB_CONTROL_PUBLIC_KEY come first. Without any key frames are believed because the connection is.",
+    ),
+    shared(
+        "requireSignedControl",
+        "true or false",
+        "false",
+        "Refuse all frames of the control socket while no key is configured.",
+    ),
 ];
 
 /// The names that a member of the object at `path` may have; `path` is empty for the document.

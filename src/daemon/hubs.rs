@@ -176,6 +176,24 @@ impl Hubs {
         self.lock().clone()
     }
 
+    /// Who there is.
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.lock().iter().map(|a| a.bound.id.clone()).collect()
+    }
+
+    /// Why an agent has no channel, if it has none.
+    pub(super) fn problem(&self, id: &str) -> Option<String> {
+        match &self.lock().iter().find(|a| a.bound.id == id)?.connected {
+            Connected::Yes(_) => None,
+            Connected::No(unusable) => Some(unusable.why.clone()),
+        }
+    }
+
+    /// What people call an agent.
+    pub(super) fn display_name(&self, id: &str) -> Option<String> {
+        self.lock().iter().find(|a| a.bound.id == id)?.bound.display_name.clone()
+    }
+
     /// Makes their workspaces.
     pub(super) fn prepare(&self, home: &Home) {
         for Agent { bound, .. } in self.all() {

@@ -8,12 +8,15 @@ mod agents;
 mod bound;
 pub mod channels;
 mod control;
+mod control_link;
 mod dump;
+mod duties;
 mod garbage;
 mod health;
 mod hubs;
 mod notify;
 mod parts;
+mod provision;
 mod queue;
 mod reload;
 mod rooms;
@@ -24,11 +27,10 @@ mod watch;
 
 use std::fs::File;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
-use serde_json::{Map, Value};
 
 use crate::channel::manager::Backoff;
 use crate::cli::host::{AgentRow, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
@@ -41,11 +43,12 @@ use crate::serve::follow::Follow;
 use crate::serve::server::{self, Server};
 use crate::store::{HomeLock, LockError};
 use crate::thread;
-use agents::Agents;
 use channels::Channels;
 use control::NodeControl;
+use control_link::ControlLink;
 use hubs::Hubs;
 use notify::Supervisor;
+use reload::Live;
 use rooms::Rooms;
 use signals::Signal;
 use snapshot::Snapshots;
@@ -128,11 +131,9 @@ struct Node {
     journal: Journal,
     prompts: Arc<Prompts>,
     home: Home,
-    agents: Arc<Agents>,
-    /// The document of the configuration that the process was started with.
-    started_with: Map<String, Value>,
     channels: Channels,
-    hubs: Hubs,
+    live: Arc<Live>,
+    link: Option<ControlLink>,
     snapshots: Option<Snapshots>,
     server: Option<Server>,
     shutdowns: Receiver<Duration>,
@@ -188,16 +189,25 @@ impl Node {
         let control = NodeControl::new(engine.clone(), channels.clone(), Arc::clone(&follow), home, names, shutdown);
         let server = Server::start(home.root(), Arc::new(control), follow, server::Settings::default())
             .map_err(|e| failed(&e))?;
-        let (home, started_with) = (home.clone(), config.document);
+        let live = Arc::new(Live {
+            home: home.clone(),
+            engine: engine.clone(),
+            channels: channels.clone(),
+            hubs,
+            agents,
+            started_with: config.document,
+            reloading: Mutex::new(()),
+        });
+        // A visitor leaves the control socket to the daemon, as it does the hubs.
+        let link = if recovery == Recovery::All { ControlLink::start(&live).map_err(|e| failed(&e))? } else { None };
         Ok(Self {
             engine,
             journal,
             prompts,
-            home,
-            agents,
-            started_with,
+            home: home.clone(),
             channels,
-            hubs,
+            live,
+            link,
             snapshots,
             server: Some(server),
             shutdowns,
@@ -230,7 +240,7 @@ impl Node {
                 },
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Stop) => return DRAIN,
-                    Ok(Signal::Reload) => self.reload(),
+                    Ok(Signal::Reload) => drop(self.live.reload()),
                     Err(_) => return Duration::ZERO,
                 },
                 recv(garbage) -> _ => garbage::collect_aside(&self.home),
@@ -242,6 +252,9 @@ impl Node {
     /// Drains and stops. A second signal ends the draining at once.
     fn stop(mut self, drain: Duration, signals: &Receiver<Signal>) -> usize {
         log::info!("daemon.stopping drain_ms={}", drain.as_millis());
+        if let Some(link) = self.link.take() {
+            link.stop();
+        }
         // First the channels, so that nothing new comes; the messages they hold stay with their far sides.
         self.channels.stop_all();
         let engine = self.engine.clone();
@@ -266,7 +279,7 @@ impl Node {
     }
 
     fn close(&mut self) {
-        self.hubs.close();
+        self.live.hubs.close();
         if let Some(snapshots) = self.snapshots.take() {
             snapshots.stop();
         }

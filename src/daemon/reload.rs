@@ -1,21 +1,47 @@
-//! Reading the configuration again while the daemon runs (SIGHUP).
+//! Reading the configuration again while the daemon runs (SIGHUP, or because a hub wants it).
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
-use super::{Node, agents, parts};
-use crate::config::keys;
-use crate::config::load;
+use super::agents::{self, Agents};
+use super::channels::Channels;
+use super::hubs::Hubs;
+use super::parts;
+use crate::config::{Home, keys, load};
+use crate::engine::Engine;
 use crate::runtime::Registry;
 
 /// What a daemon applies without a restart.
 const LIVE: [&str; 8] =
     ["local", "agents", "agentId", "agentDiscovery", "defaultRoute", "routes", "openclawGateways", "approvals"];
 
-impl Node {
-    /// Applies what can be applied at once, and says what cannot. A file with a mistake changes nothing.
-    pub(super) fn reload(&self) {
+/// What follows the configuration while the daemon runs.
+pub(super) struct Live {
+    pub(super) home: Home,
+    pub(super) engine: Engine,
+    pub(super) channels: Channels,
+    pub(super) hubs: Hubs,
+    pub(super) agents: Arc<Agents>,
+    /// The document of the configuration that the process was started with.
+    pub(super) started_with: Map<String, Value>,
+    /// One at a time.
+    pub(super) reloading: Mutex<()>,
+}
+
+/// Agents of hubs that a new configuration has brought and taken.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reloaded {
+    pub(super) added: Vec<String>,
+    pub(super) removed: Vec<String>,
+}
+
+impl Live {
+    /// Applies what can be applied at once, and says what cannot. A file with a mistake changes nothing; the error says
+    /// which one.
+    pub(super) fn reload(&self) -> Result<Reloaded, String> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let config = match load::load(&self.home.config()) {
             Ok(config) => config,
             Err(error) => {
@@ -24,7 +50,7 @@ impl Node {
                     log::error!("config.invalid file={file} line={} field={:?} error={:?}", p.line, p.field, p.message);
                 }
                 log::error!("daemon.not_reloaded problems={} kept=\"the configuration before\"", error.problems.len());
-                return;
+                return Err(error.to_string());
             }
         };
         for warning in &config.warnings {
@@ -32,7 +58,9 @@ impl Node {
         }
         let registry = Registry::new(parts::runtime_settings(&self.home, &config));
         agents::prepare(&self.home, &config.local_agents);
+        let before = self.hubs.ids();
         self.hubs.find_again(&self.home, &config, &self.engine, &self.channels);
+        let now = self.hubs.ids();
         self.engine.set_routes(parts::routes(&self.home, &config, &registry, &self.hubs));
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
@@ -41,6 +69,10 @@ impl Node {
         if !waiting.is_empty() {
             log::warn!("daemon.needs_restart keys={}", waiting.join(","));
         }
+        let without = |these: &[String], those: &[String]| {
+            these.iter().filter(|id| !those.contains(id)).cloned().collect::<Vec<_>>()
+        };
+        Ok(Reloaded { added: without(&now, &before), removed: without(&before, &now) })
     }
 }
 

@@ -28,6 +28,11 @@ const BATCH: usize = 200;
 /// Answers in a row that may hold nothing but repeats before the asking ends; a sound hub gives none.
 const MAX_REPEATS: usize = 5;
 
+/// Whether a message came from the inbox. Others of the same channel, such as scheduled turns, are none of its business.
+fn is_hubs(id: &str) -> bool {
+    id.starts_with("h_")
+}
+
 /// When the hub's copy of a message is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AckAt {
@@ -147,7 +152,7 @@ impl Inbox {
         state.open = true;
         state.revoked = None;
         if self.ack_at == AckAt::Turn {
-            state.held.extend(unfinished);
+            state.held.extend(unfinished.into_iter().filter(|id| is_hubs(id)));
         }
         // At once: the hub may be about to give them out again.
         state.renew_at = (!state.held.is_empty()).then(Instant::now);
@@ -223,7 +228,7 @@ impl Inbox {
         let mut state = self.lock();
         state.forget(ids);
         if self.ack_at == AckAt::Turn {
-            state.acks.extend_from_slice(ids);
+            state.acks.extend(ids.iter().filter(|id| is_hubs(id)).cloned());
         }
         drop(state);
         self.acknowledge();

@@ -15,11 +15,12 @@ use super::frame::{Frame, Handled, event};
 use super::gate::{Gate, Step};
 use super::lanes::{Duties, Lanes};
 use super::machine::{Effect, Event, Machine, Timing};
-use super::session::{Session, TokenError, now_ms};
+use super::session::{Session, TokenError};
 use crate::crypto;
 use crate::engine::cancel::CancelToken;
 use crate::net::url;
 use crate::net::ws::{self, Incoming, Request, Socket, WsError};
+use crate::time::now_ms;
 
 /// Longest frame of the hub, in bytes.
 const MAX_FRAME: usize = 8 << 20;

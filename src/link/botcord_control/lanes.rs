@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 use super::frame::{Frame, Handled, Refused};
+use crate::thread;
 
 /// Frames that may wait or run in all.
 pub const WAITING: usize = 256;
@@ -84,8 +85,7 @@ impl Lanes {
         drop(state);
         let inner = Arc::clone(&self.inner);
         let lane = key.clone();
-        let started =
-            std::thread::Builder::new().name("control:lane".into()).stack_size(STACK).spawn(move || inner.work(&lane));
+        let started = thread::spawn_sized("control:lane", STACK, move || inner.work(&lane));
         match started {
             Ok(_) => None,
             Err(e) => {

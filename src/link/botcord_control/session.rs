@@ -17,6 +17,7 @@ use super::user_auth::{self, AuthError, Tokens, UserAuth};
 use crate::net::http::{Body, Http, HttpError, Request, read_all};
 use crate::net::url;
 use crate::store::{Disk, FileLock};
+use crate::time::{self, now_ms};
 
 /// For one request of a login.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +53,7 @@ pub struct Answer {
     pub status: u16,
     /// The document; null when it is not JSON.
     pub body: Value,
-    /// Its clock in Unix seconds, where it says so.
+    /// Its clock in Unix milliseconds, where it says so.
     pub date: Option<i64>,
 }
 
@@ -79,12 +80,8 @@ pub fn post(http: &Http, url: &str, body: &Value, abort: BorrowedFd<'_>) -> Resu
         limit: LIMIT,
     };
     let answer = http.send(request, abort, &mut |_, body| read_all(body, ANSWER_LIMIT, &mut text))?;
-    let date = answer.header("date").and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
-    Ok(Answer {
-        status: answer.status,
-        body: crate::json::parse(&text).unwrap_or(Value::Null),
-        date: date.map(|date| date.timestamp().as_second()),
-    })
+    let date = answer.header("date").and_then(time::parse_http);
+    Ok(Answer { status: answer.status, body: crate::json::parse(&text).unwrap_or(Value::Null), date })
 }
 
 /// The login.
@@ -198,7 +195,7 @@ impl Session {
         let answer = post(&self.http, &url, &login::refresh_body(&auth.refresh_token), abort)
             .map_err(|e| TokenError::Failed(format!("the login cannot be renewed: {e}")))?;
         if let Some(date) = answer.date {
-            *skew_ms = date * 1_000 - now_ms();
+            *skew_ms = date - now_ms();
         }
         if login::is_rejected(answer.status) {
             return Err(TokenError::Rejected(answer.refusal()));
@@ -274,12 +271,7 @@ pub fn adopt(
     Ok(auth)
 }
 
-/// Unix milliseconds.
-pub fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
-
 /// Now, in ISO 8601 with milliseconds.
 pub fn now_iso() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
+    time::rfc3339(now_ms())
 }

@@ -19,6 +19,9 @@ use crate::time;
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 256 << 10;
 
+/// How long a change waits for others.
+const CHANGE_LIMIT: Duration = Duration::from_secs(15);
+
 /// Reads a file of credentials. It may be readable by others, which is warned about once for each file; a file of
 /// another user is refused.
 pub fn load(path: &Path) -> Result<Credentials, CredentialsError> {
@@ -98,6 +101,20 @@ impl CredentialsFile {
         file.insert("token".into(), token.into());
         file.insert("tokenExpiresAt".into(), expires_at.into());
         store::write_json(&*self.disk, &self.path, &Value::Object(file))?;
+        Ok(true)
+    }
+
+    /// Changes members of the file, under its lock; returns whether that made a difference. Everything else stays as it
+    /// is. The error is for people.
+    pub fn change(&self, change: &dyn Fn(&mut Map<String, Value>)) -> Result<bool, String> {
+        let _lock = self.lock(CHANGE_LIMIT, &|| false).map_err(|e| e.to_string())?;
+        let before = self.current().ok_or("the credentials are gone, or those of another agent")?;
+        let mut after = before.clone();
+        change(&mut after);
+        if after == before {
+            return Ok(false);
+        }
+        store::write_json(&*self.disk, &self.path, &Value::Object(after)).map_err(|e| e.to_string())?;
         Ok(true)
     }
 

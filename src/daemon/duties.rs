@@ -1,0 +1,249 @@
+//! What the hub's frames ask of the daemon.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::provision;
+use super::reload::Live;
+use super::{hubs, parts};
+use crate::channel::botcord::credentials::{Credentials, file};
+use crate::config::load;
+use crate::crypto;
+use crate::engine::gate::Policy;
+use crate::link::botcord_control::connection::Link;
+use crate::link::botcord_control::frame::{Frame, Handled, Refused, event};
+use crate::link::botcord_control::identity::{self, Patch, Patched};
+use crate::link::botcord_control::lanes::Duties;
+use crate::link::botcord_control::wake;
+use crate::runtime::{Probe, Registry};
+use crate::store::{self, RealDisk};
+use crate::thread;
+use crate::time::now_ms;
+
+/// Wakes that are remembered, so that a repetition is not run again.
+const WAKES: usize = 4_096;
+/// How long, in milliseconds.
+const WAKES_AGE_MS: i64 = 24 * 3_600_000;
+/// Stack of the thread that asks for versions.
+const PROBE_STACK: usize = 512 * 1024;
+/// Longest `identity.md` that is changed, in bytes.
+const IDENTITY_LIMIT: u64 = 1 << 20;
+
+/// Carries frames out.
+pub(super) struct HubDuties {
+    pub(super) live: Arc<Live>,
+    /// Keys of wakes and when they came, oldest first.
+    wakes: Mutex<VecDeque<(i64, String)>>,
+}
+
+impl Duties for HubDuties {
+    fn carry_out(&self, frame: &Frame) -> Handled {
+        if !frame.params.is_object() {
+            return Err(Refused::params("params: expected an object"));
+        }
+        let params = &frame.params;
+        match frame.kind.as_str() {
+            "ping" => Ok(Some(json!({"pong": true, "ts": now_ms()}))),
+            "hello" => Ok(Some(self.hello(params))),
+            "update_agent" => self.update_agent(params).map(Some),
+            "provision_agent" => provision::provision(&self.live, params).map(Some),
+            "revoke_agent" => provision::revoke(&self.live, params).map(Some),
+            "list_agents" => Ok(Some(self.list_agents())),
+            "list_runtimes" => Ok(Some(self.runtimes())),
+            "policy_updated" => self.policy_updated(params).map(Some),
+            "wake_agent" => self.wake(params).map(Some),
+            "reload_config" => {
+                let reloaded = self.live.reload().map_err(Refused::failed)?;
+                Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
+            }
+            kind => Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64)))),
+        }
+    }
+}
+
+impl HubDuties {
+    pub(super) fn new(live: Arc<Live>) -> Self {
+        Self { live, wakes: Mutex::default() }
+    }
+
+    fn hello(&self, params: &Value) -> Value {
+        let (mut updated, mut skipped) = (0, 0);
+        for entry in params.get("agents").and_then(Value::as_array).into_iter().flatten() {
+            let changed = self.update_agent(entry).is_ok_and(|done| done["changed"] == true);
+            if changed { updated += 1 } else { skipped += 1 }
+        }
+        json!({"updated": updated, "skipped": skipped})
+    }
+
+    /// What the dashboard has changed of an agent: what it is called, and what runs it.
+    fn update_agent(&self, entry: &Value) -> Result<Value, Refused> {
+        let agent = agent_id(entry, "agentId")?;
+        let identity = self.patch_identity(&agent, &Patch::read(entry));
+        let runtime = self.patch_runtime(&agent, entry)?;
+        let changed = identity["changed"] == true || runtime["changed"] == true;
+        Ok(json!({"changed": changed, "identity": identity, "runtime": runtime}))
+    }
+
+    fn patch_identity(&self, agent: &str, patch: &Patch) -> Value {
+        let path = self.live.home.workspace(agent).join("identity.md");
+        let is_small = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= IDENTITY_LIMIT);
+        let text = if is_small { fs::read_to_string(&path).ok() } else { None };
+        let patched = identity::patch(text.as_deref(), patch);
+        if let Patched::Changed(text) = &patched
+            && let Err(e) = store::write(&RealDisk, &path, text.as_bytes())
+        {
+            log::warn!("control.identity_failed agent={agent} error={:?}", e.to_string());
+            return json!({"changed": false, "skipped": "unparseable"});
+        }
+        patched.report()
+    }
+
+    fn patch_runtime(&self, agent: &str, entry: &Value) -> Result<Value, Refused> {
+        const TEXTS: [(&str, &str); 3] =
+            [("runtime", "runtime"), ("runtimeModel", "runtime_model"), ("reasoningEffort", "reasoning_effort")];
+        let thinking = entry.get("thinking");
+        if thinking.is_none() && TEXTS.iter().all(|(key, _)| entry.get(*key).is_none()) {
+            return Ok(json!({"changed": false, "skipped": "no_runtime_fields"}));
+        }
+        let Some((path, credentials)) = self.credentials(agent) else {
+            return Ok(json!({"changed": false, "skipped": "credentials_missing"}));
+        };
+        let file = file::CredentialsFile::new(&path, &credentials, Arc::new(RealDisk));
+        let changed = file
+            .change(&|members| {
+                for (key, old) in TEXTS {
+                    let Some(value) = entry.get(key) else { continue };
+                    members.shift_remove(old);
+                    match value.as_str().map(str::trim).filter(|text| !text.is_empty()) {
+                        Some(text) => drop(members.insert(key.into(), text.into())),
+                        None => drop(members.shift_remove(key)),
+                    }
+                }
+                if let Some(thinking) = thinking {
+                    members.shift_remove("thinking_enabled");
+                    match thinking {
+                        Value::Bool(on) => drop(members.insert("thinking".into(), (*on).into())),
+                        _ => drop(members.shift_remove("thinking")),
+                    }
+                }
+            })
+            .map_err(Refused::failed)?;
+        if changed {
+            self.live.reload().map_err(Refused::failed)?;
+        }
+        Ok(json!({"changed": changed, "routeUpdated": changed}))
+    }
+
+    /// The file of an agent's credentials, and what is in it.
+    fn credentials(&self, agent: &str) -> Option<(std::path::PathBuf, Credentials)> {
+        let config = load::load(&self.live.home.config()).ok()?;
+        let (found, _) = hubs::find(&self.live.home, &config);
+        let found = found.into_iter().find(|found| found.id == agent)?;
+        Some((found.path, found.credentials.ok()?))
+    }
+
+    fn list_agents(&self) -> Value {
+        let statuses = self.live.channels.statuses();
+        let last: std::collections::HashMap<String, i64> =
+            self.live.engine.status().channels.into_iter().filter_map(|c| Some((c.id, c.last_inbound_at?))).collect();
+        let known = self.live.hubs.ids();
+        let absent = known.iter().filter(|id| !statuses.contains_key(*id));
+        let agents: Vec<Value> = statuses
+            .iter()
+            .map(|(id, status)| (id, status.running, status.running && status.connected))
+            .map(|(id, running, online)| (id, online, if running { "running" } else { "stopped" }))
+            .chain(absent.map(|id| (id, false, "unknown")))
+            .map(|(id, online, status)| {
+                let name = self.live.hubs.display_name(id).unwrap_or_else(|| id.clone());
+                let mut agent = json!({"id": id, "name": name, "online": online, "status": status});
+                if let Some(at) = last.get(id) {
+                    agent["lastMessageAt"] = (*at).into();
+                }
+                agent
+            })
+            .collect();
+        json!({"agents": agents})
+    }
+
+    /// The runtimes of this machine, as the hub wants to know them.
+    fn runtimes(&self) -> Value {
+        let config = load::load(&self.live.home.config()).unwrap_or_default();
+        let registry = Registry::new(parts::runtime_settings(&self.live.home, &config));
+        let row = |probe: &Probe| {
+            let mut row = json!({"id": probe.descriptor.id, "available": probe.path.is_some()});
+            if let Some(version) = &probe.version {
+                row["version"] = version.clone().into();
+            }
+            if let Some(path) = &probe.path {
+                row["path"] = path.display().to_string().into();
+            }
+            row
+        };
+        let runtimes: Vec<Value> = registry.probe().iter().map(row).collect();
+        json!({
+            "probedAt": now_ms(),
+            "daemonVersion": concat!("bellhop/", env!("CARGO_PKG_VERSION")),
+            "runtimes": runtimes,
+        })
+    }
+
+    /// Tells the hub of them, on a thread of its own: the programs are asked for their versions.
+    pub(super) fn tell_runtimes(self: &Arc<Self>, link: &Link) {
+        let (duties, link) = (Arc::clone(self), link.clone());
+        let told = thread::spawn_sized("control:probe", PROBE_STACK, move || {
+            let event = event("rt", "runtime_snapshot", now_ms(), crypto::random(), Some(duties.runtimes()));
+            link.tell("runtime_snapshot", event);
+        });
+        if let Err(e) = told {
+            log::warn!("control.no_snapshot error={e}");
+        }
+    }
+
+    fn policy_updated(&self, params: &Value) -> Result<Value, Refused> {
+        let agent = agent_id(params, "agent_id")?;
+        let room = params.get("room_id").and_then(Value::as_str);
+        let policy = params.get("policy").filter(|policy| policy.is_object());
+        self.live.engine.set_policy(&agent, room, policy.map(Policy::from_wire));
+        let mut done = json!({"agent_id": agent, "applied": true});
+        if policy.is_some() {
+            done["embedded"] = true.into();
+        }
+        Ok(done)
+    }
+
+    fn wake(&self, params: &Value) -> Result<Value, Refused> {
+        let now = now_ms();
+        let known = self.live.hubs.ids();
+        let wake = wake::read(params, now, |agent| known.iter().any(|id| id == agent))?;
+        let mut done = json!({"agent_id": wake.agent, "queued": true});
+        // Held until the journal has it: a repetition that comes meanwhile waits.
+        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        while wakes.front().is_some_and(|(at, _)| *at < now - WAKES_AGE_MS) || wakes.len() > WAKES {
+            wakes.pop_front();
+        }
+        let key = format!("{}\n{}", wake.agent, wake.dedupe_key);
+        if wakes.iter().any(|(_, known)| *known == key) {
+            done["duplicate"] = true.into();
+            return Ok(done);
+        }
+        provision::accept(&self.live.engine, wake.message)?;
+        wakes.push_back((now, key));
+        Ok(done)
+    }
+}
+
+/// The agent that a frame is about. Its id becomes part of paths.
+pub(super) fn agent_id(params: &Value, key: &str) -> Result<String, Refused> {
+    let id = params.get(key).and_then(Value::as_str).filter(|id| is_safe(id));
+    id.map(ToOwned::to_owned).ok_or_else(|| Refused::params(format!("{key}: expected the id of an agent")))
+}
+
+/// Letters, digits, `_` and `-`, the first one a letter or digit; at most 128.
+pub(super) fn is_safe(id: &str) -> bool {
+    id.len() <= 128
+        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
