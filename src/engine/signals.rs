@@ -138,7 +138,9 @@ impl Signals {
         let spawned = thread::spawn("signals", move || sender.run());
         if let Err(e) = spawned {
             log::warn!("signals.thread_failed turn={} error={e}", inner.turn_id);
-            inner.lock().ended = true;
+            let mut state = inner.lock();
+            // Nobody sends, so nobody is to wait for it.
+            (state.started, state.ended) = (false, true);
         }
     }
 

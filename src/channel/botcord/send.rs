@@ -60,12 +60,12 @@ impl Sender {
     pub fn send(&self, out: &Outbound) -> Delivery {
         let id = msg_id(self.far.agent(), out);
         let payload = self.payload_of(out, &id);
-        let now = self.began.elapsed().as_millis() as i64;
-        let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(&out.conversation_id, now);
-        if let Err(after) = wait {
-            return Delivery::Transient { after: Some(after), why: "not faster than the hub takes it".into() };
-        }
         loop {
+            let now = self.began.elapsed().as_millis() as i64;
+            let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(&out.conversation_id, now);
+            if let Err(after) = wait {
+                return Delivery::Transient { after: Some(after), why: "not faster than the hub takes it".into() };
+            }
             let attempt = self.with(&id, |tried| {
                 tried.count += 1;
                 tried.last = Instant::now();
