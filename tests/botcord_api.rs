@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Cursor, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,8 @@ use bellhop::channel::botcord::api::{Api, RoomQuery};
 use bellhop::channel::botcord::credentials::{self, CredentialsFile};
 use bellhop::channel::botcord::envelope::Draft;
 use bellhop::channel::botcord::error::{ApiError, Terminal};
+use bellhop::channel::botcord::registry;
+use bellhop::engine::cancel::CancelToken;
 use bellhop::engine::keys::uuid_v4;
 use bellhop::net::http::Http;
 use bellhop::store::RealDisk;
@@ -90,6 +93,49 @@ fn an_owner_chat_from_question_to_end() {
     assert_eq!(api.message_status(&uuid_v4()).unwrap(), None);
     api.notify_owner("all done").unwrap();
     assert_eq!(hub.notified(&ada), ["all done"]);
+}
+
+#[test]
+fn a_new_agent_registers_and_is_there_after_a_restart() {
+    let hub = Hub::start();
+    let (home, http, abort) = (TempDir::new("api"), Http::new(), CancelToken::new().unwrap());
+    let registered = registry::register(&http, &hub.url(), "Ada", " ", abort.as_fd()).unwrap();
+    let path = home.join("credentials/ada.json");
+    credentials::file::create(&path, &RealDisk, &registered.credentials, serde_json::Map::new()).unwrap();
+    let (found, warnings) = credentials::discover::discover(path.parent().unwrap(), Some(&hub.url()));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(found[0].credentials.agent_id, registered.credentials.agent_id);
+    assert!(api_of(&path).poll(Duration::ZERO).unwrap().messages.is_empty());
+    assert!(hub.requests(Endpoint::Refresh).is_empty());
+    hub.fault(Endpoint::Register, Fault::html(405), 1);
+    let error = registry::register(&http, &hub.url(), "Bob", "a bio", abort.as_fd()).unwrap_err();
+    assert_eq!(error.status(), Some(405));
+    hub.fault(Endpoint::Verify, Fault::coded(400, "challenge_expired"), 1);
+    let error = registry::register(&http, &hub.url(), "Bob", "a bio", abort.as_fd()).unwrap_err();
+    assert!(error.is("challenge_expired"), "{error}");
+    for (name, bio) in [("", ""), (" ", ""), (&"x".repeat(129), ""), ("Ada", &"x".repeat(501))] {
+        let error = registry::register(&http, &hub.url(), name, bio, abort.as_fd()).unwrap_err();
+        assert!(matches!(error, ApiError::Request(_)), "{error}");
+    }
+}
+
+#[test]
+fn an_inbox_that_is_too_long_is_read_in_pieces() {
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let (url, _, thread) = heard_server(move |stream, head| {
+        let limit = head.split("limit=").nth(1).and_then(|l| l.split('&').next()).unwrap().to_owned();
+        let length = if limit == "1" || seen.lock().unwrap().len() > 2 { 0 } else { 17 << 20 };
+        seen.lock().unwrap().push(limit);
+        let body = format!("{{\"messages\":[],\"x\":\"{}\"}}", "x".repeat(length));
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+    });
+    let api = asking(&url);
+    let results: Vec<bool> = (0..9).map(|_| api.poll(Duration::ZERO).is_ok()).collect();
+    assert_eq!(results, [false, false, true, true, true, true, true, true, true]);
+    assert_eq!(*asked.lock().unwrap(), ["50", "7", "1", "2", "4", "8", "16", "32", "50"]);
+    end(&url, thread);
 }
 
 #[test]
@@ -375,11 +421,16 @@ fn an_old_hub_answers_and_is_not_believed_too_much() {
     assert_eq!(page.messages.len(), 2, "a strange message stops nothing");
     assert_eq!(hub.state(&said), State::Processing);
     hub.fault(Endpoint::Inbox, Fault::html(200), 1);
-    assert_eq!(side.api.poll(Duration::ZERO), Err(ApiError::Answer("no JSON")));
+    assert_eq!(side.api.poll(Duration::ZERO), Err(ApiError::Answer("an inbox without messages")));
 }
 
 /// A server that says the same to everybody, and counts.
 fn server(answer: impl Fn(&mut TcpStream) + Send + 'static) -> (String, Arc<AtomicUsize>, JoinHandle<()>) {
+    heard_server(move |stream, _| answer(stream))
+}
+
+/// A server that answers to the head of a request, and counts.
+fn heard_server(answer: impl Fn(&mut TcpStream, &str) + Send + 'static) -> (String, Arc<AtomicUsize>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let count = Arc::new(AtomicUsize::new(0));
@@ -396,7 +447,7 @@ fn server(answer: impl Fn(&mut TcpStream) + Send + 'static) -> (String, Arc<Atom
                 return;
             }
             counted.fetch_add(1, Ordering::SeqCst);
-            answer(&mut stream);
+            answer(&mut stream, &String::from_utf8_lossy(&head));
         }
     });
     (url, count, thread)

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::credentials::{Credentials, CredentialsFile};
 use super::envelope::{self, Draft, Signer};
 use super::error::{ApiError, Refusal, Terminal};
-use super::exchange::{Call, Exchange, Identity, Payload};
+use super::exchange::{self, Call, Exchange, Identity, Payload};
 use super::request::Rules;
 use super::wire::{AttentionPolicy, Download, InboxPage, Room, RoomMessages, SendAnswer, SentState, Topic, Upload};
 use crate::crypto;
@@ -56,6 +57,8 @@ pub struct Api {
     hub: Exchange,
     display_name: Option<String>,
     file: Option<CredentialsFile>,
+    /// Messages that are asked for at once.
+    page: AtomicUsize,
 }
 
 impl Api {
@@ -64,7 +67,7 @@ impl Api {
     pub fn new(credentials: Credentials, file: Option<CredentialsFile>, http: Arc<Http>) -> io::Result<Self> {
         let display_name = credentials.display_name.clone();
         let hub = Exchange::new(Identity::of(credentials), file.clone(), http)?;
-        Ok(Self { hub, display_name, file })
+        Ok(Self { hub, display_name, file, page: AtomicUsize::new(PAGE) })
     }
 
     /// The agent.
@@ -127,16 +130,25 @@ impl Api {
         self.hub.token(Some(failed), &request_id())
     }
 
-    /// Takes up to 50 messages under lease; waits so long for the first one, at most 30 s.
+    /// Takes up to 50 messages under lease; waits so long for the first one, at most 30 s. After an answer of more than
+    /// 16 MiB, which is an error, the next ones ask for fewer.
     pub fn poll(&self, wait: Duration) -> Result<InboxPage, ApiError> {
         let wait = wait.as_secs().min(POLL_MAX);
-        let mut path = format!("/hub/inbox?limit={PAGE}&ack=false");
+        let page = self.page.load(Ordering::Relaxed);
+        let mut path = format!("/hub/inbox?limit={page}&ack=false");
         if wait > 0 {
             path.push_str(&format!("&timeout={wait}"));
         }
         let limit = if wait > 0 { Duration::from_secs(wait) + POLL_EXTRA } else { LIMIT };
-        let mut answer = self.hub.ask(&Call::get(&path).rules(Rules::INBOX).limit(limit).claimed())?;
-        InboxPage::read(&mut answer).ok_or(ApiError::Answer("an inbox without messages"))
+        let result = self.hub.ask_bytes(&Call::get(&path).rules(Rules::INBOX).limit(limit).claimed());
+        // What was too much comes again after its lease; until then the others are asked for, fewer at a time.
+        let next = match &result {
+            Ok(_) => (page * 2).min(PAGE),
+            Err(ApiError::Answer(exchange::TOO_LONG)) => (page / 7).max(1),
+            Err(_) => page,
+        };
+        self.page.store(next, Ordering::Relaxed);
+        InboxPage::read(&result?).ok_or(ApiError::Answer("an inbox without messages"))
     }
 
     /// Says that messages are finished; returns how many of them the hub still had.

@@ -26,8 +26,10 @@ use crate::time;
 
 /// How much is read of the body of an error.
 const ERROR_LIMIT: u64 = 64 << 10;
-/// Longest body of an answer: an inbox of 50 long messages.
-const BODY_LIMIT: u64 = 32 << 20;
+/// Longest body of an answer. An inbox that is longer is asked for fewer messages.
+const BODY_LIMIT: u64 = 16 << 20;
+/// What is said of a longer one.
+pub const TOO_LONG: &str = "it is too long";
 /// Limit of a refresh.
 const REFRESH_LIMIT: Duration = Duration::from_secs(10);
 /// Longest token.
@@ -125,7 +127,7 @@ impl<'a> Call<'a> {
 }
 
 /// Makes one attempt: with which token, under which id, which one.
-type Work<'w> = dyn FnMut(Option<&str>, &str, u32) -> Result<Value, ApiError> + 'w;
+type Work<'w> = dyn FnMut(Option<&str>, &str, u32) -> Result<Vec<u8>, ApiError> + 'w;
 
 /// The way to the hub, for one agent.
 pub struct Exchange {
@@ -183,6 +185,11 @@ impl Exchange {
 
     /// Makes a request; returns the document that is answered, `null` where none is.
     pub fn ask(&self, call: &Call<'_>) -> Result<Value, ApiError> {
+        parsed(&self.ask_bytes(call)?)
+    }
+
+    /// Makes a request; returns the body of the answer.
+    pub fn ask_bytes(&self, call: &Call<'_>) -> Result<Vec<u8>, ApiError> {
         let mut work = |token: Option<&str>, id: &str, attempt: u32| {
             let body = match call.payload {
                 Payload::None => None,
@@ -199,10 +206,10 @@ impl Exchange {
     }
 
     /// Makes attempts at a request.
-    fn repeat(&self, call: &Call<'_>, work: &mut Work<'_>) -> Result<Value, ApiError> {
+    fn repeat(&self, call: &Call<'_>, work: &mut Work<'_>) -> Result<Vec<u8>, ApiError> {
         self.check()?;
         let id = crypto::hex(&crypto::random::<16>());
-        let mut answer = Value::Null;
+        let mut answer = Vec::new();
         let mut attempts = Attempts { exchange: self, id: &id, bearer: call.bearer, work, answer: &mut answer };
         match request::run(call.rules, &mut attempts) {
             Ok(()) => {
@@ -234,7 +241,7 @@ impl Exchange {
         attempt: u32,
         kind: Option<&str>,
         body: Body<'_>,
-    ) -> Result<Value, ApiError> {
+    ) -> Result<Vec<u8>, ApiError> {
         let address = format!("{}{}", self.identity.url, call.path);
         let bearer = token.map(|t| format!("Bearer {t}"));
         let attempt = attempt.to_string();
@@ -243,11 +250,8 @@ impl Exchange {
         headers.extend(kind.map(|k| ("content-type", k)));
         let request = Request { method: call.method, url: &address, headers: &headers, body, limit: call.limit };
         let mut bytes = Vec::new();
-        let answer = self.send(request, &mut |_, body| read_all(body, BODY_LIMIT, &mut bytes))?;
-        if answer.status == 204 || bytes.is_empty() {
-            return Ok(Value::Null);
-        }
-        json::parse(&bytes).map_err(|_| ApiError::Answer("no JSON"))
+        self.send(request, &mut |_, body| read_all(body, BODY_LIMIT, &mut bytes))?;
+        Ok(bytes)
     }
 
     fn headers<'a>(&'a self, id: &'a str, attempt: &'a str) -> [(&'a str, &'a str); 6] {
@@ -282,11 +286,7 @@ impl Exchange {
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }
-        let mut refusal = Refusal::new(answer.status, &error_body);
-        refusal.retry_after = answer.header("retry-after").and_then(request::retry_after);
-        refusal.date = answer.header("date").and_then(http_date);
-        refusal.request_id = answer.header("x-botcord-request-id").map(|id| crate::text::clip(id, 64));
-        Err(ApiError::Refused(Box::new(refusal)))
+        Err(refused(&answer, &error_body))
     }
 
     /// Posts a body that is read from somewhere between two texts.
@@ -304,7 +304,7 @@ impl Exchange {
             let mut whole = head.as_bytes().chain((&mut *from).take(size)).chain(tail.as_bytes());
             self.once(&call, token, id, attempt, Some(content_type), Body::Reader(&mut whole, length))
         };
-        self.repeat(&call, &mut work)
+        parsed(&self.repeat(&call, &mut work)?)
     }
 
     /// Fetches a file without a token.
@@ -342,16 +342,33 @@ impl Exchange {
     }
 }
 
+/// An answer that is no success.
+pub(super) fn refused(answer: &Answer, body: &[u8]) -> ApiError {
+    let mut refusal = Refusal::new(answer.status, body);
+    refusal.retry_after = answer.header("retry-after").and_then(request::retry_after);
+    refusal.date = answer.header("date").and_then(http_date);
+    refusal.request_id = answer.header("x-botcord-request-id").map(|id| crate::text::clip(id, 64));
+    ApiError::Refused(Box::new(refusal))
+}
+
+/// The document of an answer.
+pub(super) fn parsed(body: &[u8]) -> Result<Value, ApiError> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    json::parse(body).map_err(|_| ApiError::Answer("no JSON"))
+}
+
 /// The bytes of a document.
-fn document(value: &Value) -> Result<Vec<u8>, ApiError> {
+pub(super) fn document(value: &Value) -> Result<Vec<u8>, ApiError> {
     json::to_vec(value).map_err(|_| ApiError::Request("it is no JSON"))
 }
 
 /// A failure below the hub's own words.
-fn network(error: HttpError) -> ApiError {
+pub(super) fn network(error: HttpError) -> ApiError {
     match error.kind {
         HttpErrorKind::Aborted => ApiError::Stopped { sent: error.sent },
-        HttpErrorKind::TooLong => ApiError::Answer("it is too long"),
+        HttpErrorKind::TooLong => ApiError::Answer(TOO_LONG),
         _ => ApiError::Network { sent: error.sent, why: error.to_string() },
     }
 }
@@ -367,7 +384,7 @@ struct Attempts<'a> {
     id: &'a str,
     bearer: bool,
     work: &'a mut Work<'a>,
-    answer: &'a mut Value,
+    answer: &'a mut Vec<u8>,
 }
 
 impl Line for Attempts<'_> {
@@ -410,7 +427,7 @@ impl token::Source for Refresh<'_> {
             .map_err(|e| exchange.learn(e, true))?;
         exchange.verdict().refreshed();
         let date = answer.header("date").and_then(http_date);
-        let answer: Value = json::parse(&bytes).map_err(|_| ApiError::Answer("no JSON"))?;
+        let answer = parsed(&bytes)?;
         fresh(&answer, date.unwrap_or_else(|| exchange.clock.now()))
             .map(|fresh| Fresh { date, ..fresh })
             .ok_or(ApiError::Answer("a refresh without a token"))

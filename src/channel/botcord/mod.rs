@@ -2,8 +2,8 @@
 //!
 //! - [`normalise`], [`drain`]: what becomes of inbox messages. - [`inbox`]: asking, leases, acknowledging.
 //! - [`socket`], [`connection`]: when and how the hub is connected to. - [`hub`]: what they need of it.
-//! - [`credentials`]: who an agent is. - [`api`]: every request to a hub, with [`exchange`], [`wire`], [`error`] and
-//!   [`envelope`].
+//! - [`credentials`]: who an agent is. - [`api`]: every request to a hub, with [`exchange`], [`wire`], [`salvage`],
+//!   [`error`] and [`envelope`]. [`registry`]: how an agent becomes one.
 //! - [`request`], [`token`], [`refusal`], [`pace`]: retries, tokens, the end of them, and limits.
 //! - [`voice`]: what the agent lets its hub know. Of that [`send`], with [`payload`], [`outcome`] and [`files`], is what it
 //!   says; [`live`], with [`stream_block`], [`tool_event`], [`block_size`] and [`typing_budget`], what it is seen doing,
@@ -35,8 +35,10 @@ pub mod payload;
 pub mod policy;
 pub mod prefetch;
 pub mod refusal;
+pub mod registry;
 pub mod request;
 pub mod rooms;
+pub mod salvage;
 pub mod send;
 pub mod socket;
 pub mod stream_block;

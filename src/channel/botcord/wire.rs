@@ -3,6 +3,9 @@
 
 use serde_json::Value;
 
+use super::salvage;
+use crate::json;
+
 /// One answer of the inbox.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InboxPage {
@@ -145,13 +148,22 @@ pub struct AttentionPolicy {
 }
 
 impl InboxPage {
-    /// `None` when the answer has no list of messages.
-    pub fn read(answer: &mut Value) -> Option<Self> {
-        let has_more = answer.get("has_more") == Some(&Value::Bool(true));
-        match answer.get_mut("messages")?.take() {
-            Value::Array(messages) => Some(Self { messages, has_more }),
-            _ => None,
+    /// Reads an answer. Of a message that is no JSON for us, though it is for the hub, what can be read is there; of
+    /// one that cannot be read at all, `null`. `None` when the answer has no list of messages.
+    pub fn read(answer: &[u8]) -> Option<Self> {
+        if let Ok(mut answer) = json::parse(answer) {
+            let has_more = answer.get("has_more") == Some(&Value::Bool(true));
+            return match answer.get_mut("messages")?.take() {
+                Value::Array(messages) => Some(Self { messages, has_more }),
+                _ => None,
+            };
         }
+        let readable = |element: &[u8]| match json::parse(element) {
+            Ok(message) => message,
+            Err(_) => salvage::object(element).map_or(Value::Null, Value::Object),
+        };
+        let messages = salvage::elements(salvage::member(answer, "messages")?)?.into_iter().map(readable).collect();
+        Some(Self { messages, has_more: salvage::member(answer, "has_more") == Some(b"true") })
     }
 }
 
@@ -287,10 +299,12 @@ mod tests {
 
     #[test]
     fn strange_fields_do_not_spoil_an_answer() {
-        let mut answer = json!({"messages": [{"hub_msg_id": "h_1"}, 5], "count": "x", "has_more": true});
-        let page = InboxPage::read(&mut answer).unwrap();
-        assert_eq!((page.messages.len(), page.has_more), (2, true));
-        assert_eq!(InboxPage::read(&mut json!({"messages": {}})), None);
+        let page = |answer: Value| InboxPage::read(answer.to_string().as_bytes());
+        let read = page(json!({"messages": [{"hub_msg_id": "h_1"}, 5], "count": "x", "has_more": true})).unwrap();
+        assert_eq!((read.messages.len(), read.has_more), (2, true));
+        assert_eq!(page(json!({"messages": {}})), None);
+        assert_eq!(page(json!([])), None);
+        assert_eq!(InboxPage::read(b"<html>"), None);
         let room = Room::read(&json!({"name": 5, "members": [7, {"display_name": "Ada"}], "member_count": -1}), "rm_1");
         assert_eq!((room.room_id.as_str(), room.name, room.member_count), ("rm_1", None, None));
         assert_eq!(room.members.len(), 1);
@@ -300,6 +314,20 @@ mod tests {
         assert_eq!((policy.keywords, policy.muted_until), (vec!["a".to_owned()], None));
         assert!(AttentionPolicy::read(&json!([])).is_none());
         assert!(Topic::read_all(&json!({"topics": [{"title": "x"}, {"topic_id": "tp_1"}]})).unwrap().len() == 1);
+    }
+
+    #[test]
+    fn a_message_that_is_no_json_for_us_does_not_spoil_the_others() {
+        let deep = format!("{}{}", "{\"a\":".repeat(300), "1".to_owned() + &"}".repeat(300));
+        let answer = format!(
+            r#"{{"messages": [{{"hub_msg_id": "h_1"}}, {{"hub_msg_id": "h_2", "envelope": {deep}}}, {{"hub_msg_id": "h_3",
+            "text": "\udfff"}}, {{"hub_msg_id": "h_4", "text": "x"}}], "count": 4, "has_more": true}}"#
+        );
+        let page = InboxPage::read(answer.as_bytes()).unwrap();
+        let expected = json!([
+            {"hub_msg_id": "h_1"}, {"hub_msg_id": "h_2"}, {"hub_msg_id": "h_3"}, {"hub_msg_id": "h_4", "text": "x"},
+        ]);
+        assert_eq!((Value::from(page.messages), page.has_more), (expected, true));
     }
 
     #[test]

@@ -59,6 +59,32 @@ impl fmt::Debug for Credentials {
     }
 }
 
+impl Credentials {
+    /// What an agent cannot do without. `private_key` is the text of `key`'s seed.
+    pub fn new(hub_url: String, agent_id: String, key_id: String, key: SigningKey, private_key: String) -> Self {
+        Self {
+            hub_url,
+            agent_id,
+            key_id,
+            key,
+            private_key,
+            display_name: None,
+            saved_at: None,
+            token: None,
+            token_expires_at: None,
+            onboarded_at: None,
+            runtime: None,
+            runtime_model: None,
+            reasoning_effort: None,
+            thinking: None,
+            cwd: None,
+            openclaw_gateway: None,
+            openclaw_agent: None,
+            hermes_profile: None,
+        }
+    }
+}
+
 /// Reads the text of a file. The first problem in the order of the fields' importance is reported.
 pub fn parse(text: &str) -> Result<Credentials, Problem> {
     let Ok(Value::Object(file)) = json::parse(text.as_bytes()) else { return Err(Problem::NotJson) };
@@ -73,12 +99,8 @@ pub fn parse(text: &str) -> Result<Credentials, Problem> {
     if filled(&file, &["publicKey", "public_key"]).is_some_and(|public| public != key.public_text()) {
         return Err(Problem::PublicKeyMismatch);
     }
+    let hub_url = url::server(&hub_url).map_err(Problem::HubUrl)?;
     Ok(Credentials {
-        hub_url: url::server(&hub_url).map_err(Problem::HubUrl)?,
-        agent_id,
-        key_id,
-        key,
-        private_key,
         display_name: filled(&file, &["displayName", "display_name"]),
         saved_at: filled(&file, &["savedAt", "saved_at"]),
         token: filled(&file, &["token"]),
@@ -92,6 +114,7 @@ pub fn parse(text: &str) -> Result<Credentials, Problem> {
         openclaw_gateway: filled(&file, &["openclawGateway", "openclaw_gateway"]),
         openclaw_agent: filled(&file, &["openclawAgent", "openclaw_agent"]),
         hermes_profile: filled(&file, &["hermesProfile", "hermes_profile"]),
+        ..Credentials::new(hub_url, agent_id, key_id, key, private_key)
     })
 }
 
@@ -112,7 +135,7 @@ pub fn token_expiry(time: f64) -> f64 {
 }
 
 /// Whether an id can be part of a path.
-fn is_plain(id: &str) -> bool {
+pub(in super::super) fn is_plain(id: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     id.len() <= 128 && !id.starts_with('.') && id.bytes().all(plain)
 }
