@@ -5,12 +5,13 @@
 //! write, not ten thousand.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ports::Usage;
 use crate::json;
@@ -120,11 +121,8 @@ pub struct SessionChange {
     pub entry: Option<SessionEntry>,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
-    version: u64,
-    entries: &'a BTreeMap<String, SessionEntry>,
-}
+/// How many entries are written at a time: those who use the store meanwhile do not wait for all of them.
+const AT_A_TIME: usize = 256;
 
 #[derive(Default)]
 struct State {
@@ -161,37 +159,38 @@ impl SessionStore {
         let mut notes = LoadNotes::default();
         let mut state = State::default();
         let mut read_only = false;
-        match store::load_json::<Value>(disk.as_ref(), path)? {
+        let mut document = Map::new();
+        let loaded = store::load_with(disk.as_ref(), path, &mut |bytes| {
+            document = json::for_each_in(bytes, "entries", &mut |key, value| match json::from_value::<SessionEntry>(
+                &value,
+            ) {
+                Ok(entry) if entry.key == key && !entry.runtime_session_id.is_empty() => {
+                    state.entries.insert(key, entry);
+                }
+                Ok(_) => notes.warnings.push(format!("sessions.json: entry {key}: key or id does not fit")),
+                Err(e) => notes.warnings.push(format!("sessions.json: entry {key}: {e}")),
+            })?;
+            Ok(())
+        })?;
+        match loaded {
             Loaded::Missing => {}
             Loaded::Corrupt { moved_to, why } => {
-                notes.warnings.push(format!("sessions.json: {why}; moved to {}", moved_to.display()));
+                state = State::default();
+                notes.warnings = vec![format!("sessions.json: {why}; moved to {}", moved_to.display())];
             }
-            Loaded::Ok(document) => {
-                let version = document.get("version").and_then(Value::as_u64);
-                match (version, document.get("entries")) {
-                    (Some(version), Some(Value::Object(entries))) if version >= VERSION => {
-                        read_only = version > VERSION;
-                        for (key, value) in entries {
-                            match SessionEntry::deserialize(value) {
-                                Ok(entry) if entry.key == *key && !entry.runtime_session_id.is_empty() => {
-                                    state.entries.insert(key.clone(), entry);
-                                }
-                                Ok(_) => {
-                                    notes.warnings.push(format!("sessions.json: entry {key}: key or id does not fit"));
-                                }
-                                Err(e) => notes.warnings.push(format!("sessions.json: entry {key}: {e}")),
-                            }
-                        }
-                    }
-                    _ => {
-                        let moved = store::set_aside(disk.as_ref(), path)?;
-                        notes.warnings.push(format!(
-                            "sessions.json: expected version {VERSION} and an object of entries; moved to {}",
-                            moved.display()
-                        ));
-                    }
+            Loaded::Ok(()) => match document.get("version").and_then(Value::as_u64) {
+                Some(version) if version >= VERSION && document.contains_key("entries") => {
+                    read_only = version > VERSION;
                 }
-            }
+                _ => {
+                    state = State::default();
+                    let moved = store::set_aside(disk.as_ref(), path)?;
+                    notes.warnings = vec![format!(
+                        "sessions.json: expected version {VERSION} and an object of entries; moved to {}",
+                        moved.display()
+                    )];
+                }
+            },
         }
         if read_only {
             notes.warnings.push("sessions.json: made by a newer version; it is read and not written".into());
@@ -242,6 +241,24 @@ impl SessionStore {
         !self.read_only && state.generation != state.written
     }
 
+    /// The file's content. Each entry is as it is when its turn comes.
+    fn document(&self) -> Result<Vec<u8>, json::Error> {
+        let mut document = json::Entries::new(VERSION);
+        let mut from = Bound::Unbounded;
+        loop {
+            let some: Vec<SessionEntry> = {
+                let state = self.lock();
+                let range = state.entries.range::<String, _>((from.as_ref(), Bound::Unbounded));
+                range.take(AT_A_TIME).map(|(_, entry)| entry.clone()).collect()
+            };
+            let Some(last) = some.last() else { return Ok(document.finish()) };
+            from = Bound::Excluded(last.key.clone());
+            for entry in &some {
+                document.add(&entry.key, &json::to_vec_pretty(entry)?)?;
+            }
+        }
+    }
+
     /// Writes the file if something changed. Returns whether everything that had been applied before the
     /// call is in the file now.
     pub fn flush(&self) -> Result<bool, StoreError> {
@@ -249,17 +266,14 @@ impl SessionStore {
             return Ok(false);
         }
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bytes, generation) = {
+        let generation = {
             let state = self.lock();
             if state.generation == state.written {
                 return Ok(true);
             }
-            let document = Document { version: VERSION, entries: &state.entries };
-            (
-                json::to_vec_pretty(&document).map_err(|e| StoreError::at("write", &self.path)(e.into()))?,
-                state.generation,
-            )
+            state.generation
         };
+        let bytes = self.document().map_err(|e| StoreError::at("write", &self.path)(e.into()))?;
         store::write(self.disk.as_ref(), &self.path, &bytes)?;
         self.lock().written = generation;
         Ok(true)
@@ -303,10 +317,33 @@ mod tests {
         assert!(store.is_dirty());
         assert!(store.flush().unwrap());
         assert!(!store.is_dirty());
+        let entries: BTreeMap<_, _> = store.list().into_iter().map(|e| (e.key.clone(), e)).collect();
+        let whole = json::to_string_pretty(&serde_json::json!({"version": 1, "entries": entries})).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole, "as if it had been written at once");
         let (store, notes) = load(&path, now);
         assert_eq!(store.list().iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(notes.warnings, Vec::<String>::new());
         assert!(store.is_dirty(), "the pruned file is to be written");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn many_entries_are_written_in_parts() {
+        let dir = directory("many");
+        let path = dir.join("sessions.json");
+        let (store, _) = load(&path, 0);
+        assert!(store.flush().unwrap());
+        for n in 0..=(2 * AT_A_TIME) {
+            store.apply(&SessionChange { key: format!("k{n}"), entry: Some(entry(&format!("k{n}"), 1)) });
+        }
+        assert!(store.flush().unwrap());
+        let (again, notes) = load(&path, 0);
+        assert_eq!((again.list(), notes.warnings), (store.list(), Vec::new()));
+        for n in 0..=(2 * AT_A_TIME) {
+            store.apply(&SessionChange { key: format!("k{n}"), entry: None });
+        }
+        assert!(store.flush().unwrap());
+        assert!(load(&path, 0).0.list().is_empty());
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -8,12 +8,14 @@
 //! Differences to `serde_json`: of a member that is there twice the last one counts, structs are read from objects
 //! only, and errors name the member where `serde_json` counts lines. Parsing stops at 128 levels.
 
+mod each;
 mod read;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use each::{Entries, for_each_in};
 pub use serde_json::Error;
 
 /// Reads a document. The error tells with [`Error::is_data`] JSON that does not fit from what is not JSON.

@@ -1,6 +1,7 @@
 //! Where an agent was last active, so that it can be told in one room what goes on in the others.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,10 @@ pub const KEPT_MS: i64 = 7 * 24 * 3_600_000;
 const CAPACITY: usize = 10_000;
 /// How long a change may wait for its write; so the file is written at most once in this time.
 const WRITE_DELAY: Duration = Duration::from_secs(1);
+/// Version of the file's format.
+const VERSION: u64 = 1;
+/// How many entries are written at a time.
+const AT_A_TIME: usize = 256;
 /// Length of a preview, in UTF-16 units.
 const PREVIEW_LIMIT: usize = 120;
 /// Largest file that is read, in bytes.
@@ -52,15 +57,9 @@ pub struct Activity {
     pub last_sender: String,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Document {
-    version: u8,
-    entries: BTreeMap<String, Activity>,
-}
-
 #[derive(Debug, Default)]
 struct State {
-    document: Document,
+    entries: BTreeMap<String, Activity>,
     loaded: bool,
     dirty: bool,
     /// A thread waits to write.
@@ -88,7 +87,7 @@ impl Tracker {
     /// Notes a message, at `now`. The file follows within a second, on a thread of its own: nobody waits for it.
     pub fn record(&self, message: &Inbound, now: i64) {
         let mut state = self.shared.loaded();
-        let entries = &mut state.document.entries;
+        let entries = &mut state.entries;
         let activity = describe(message, now);
         entries
             .insert(format!("{}:{}:{}", activity.agent_id, activity.room_id, message.conversation.thread()), activity);
@@ -119,7 +118,6 @@ impl Tracker {
         let state = self.shared.loaded();
         let conversation = &message.conversation;
         let mut found: Vec<&Activity> = state
-            .document
             .entries
             .values()
             .filter(|e| e.agent_id == message.account_id && e.last_activity_at >= since)
@@ -141,7 +139,15 @@ impl Shared {
         if !state.loaded {
             state.loaded = true;
             let content = files::read_at_most(&self.path, FILE_LIMIT).unwrap_or_default();
-            state.document = json::from_slice(&content).unwrap_or_default();
+            let mut entries = BTreeMap::new();
+            let read = json::for_each_in(&content, "entries", &mut |key, value| {
+                if let Ok(activity) = json::from_value(&value) {
+                    entries.insert(key, activity);
+                }
+            });
+            if read.is_ok() {
+                state.entries = entries;
+            }
         }
         state
     }
@@ -151,19 +157,40 @@ impl Shared {
         if !std::mem::take(&mut state.dirty) {
             return;
         }
-        state.document.version = 1;
-        state.document.entries.retain(|_, e| now.saturating_sub(e.last_activity_at) <= KEPT_MS);
-        let document = json::to_value(&state.document);
+        state.entries.retain(|_, e| now.saturating_sub(e.last_activity_at) <= KEPT_MS);
         drop(state);
         let written = self
             .path
             .parent()
             .map_or(Ok(()), files::create_private_dir)
-            .and_then(|()| files::write_json(&self.path, &document?));
+            .and_then(|()| files::write(&self.path, &self.document()?));
         if let Err(e) = written {
             self.loaded().dirty = true;
             log::warn!("activity.not_written path={} error={e}", self.path.display());
         }
+    }
+}
+
+impl Shared {
+    /// The file's content, made in parts: messages go on meanwhile.
+    fn document(&self) -> Result<Vec<u8>, json::Error> {
+        let mut document = json::Entries::new(VERSION);
+        let mut from = Bound::Unbounded;
+        loop {
+            let some: Vec<(String, Activity)> = {
+                let state = self.loaded();
+                let range = state.entries.range::<String, _>((from.as_ref(), Bound::Unbounded));
+                range.take(AT_A_TIME).map(|(key, activity)| (key.clone(), activity.clone())).collect()
+            };
+            for (key, activity) in &some {
+                document.add(key, &json::to_vec_pretty(activity)?)?;
+            }
+            let Some((last, _)) = some.into_iter().last() else { break };
+            from = Bound::Excluded(last);
+        }
+        let mut bytes = document.finish();
+        bytes.push(b'\n');
+        Ok(bytes)
     }
 }
 
@@ -225,7 +252,8 @@ mod tests {
         tracker.record(&message("rm_1", ""), 1_000);
         tracker.record(&message("rm_2", ""), 1_001 + KEPT_MS);
         tracker.flush(1_001 + KEPT_MS);
-        let document: Document = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        assert_eq!(document.entries.keys().collect::<Vec<_>>(), ["ag_me:rm_2:"]);
+        let document: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let entries = document["entries"].as_object().unwrap();
+        assert_eq!(entries.keys().collect::<Vec<_>>(), ["ag_me:rm_2:"]);
     }
 }

@@ -35,6 +35,11 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     store::write_json(&RealDisk, path, value).map_err(|e| e.source)
 }
 
+/// Replaces a file (0600): a crash leaves the old content or the new one.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    store::write(&RealDisk, path, bytes).map_err(|e| e.source)
+}
+
 /// Renames a file that cannot be used to `NAME.corrupt-<ms>`, and logs it.
 pub fn move_aside(path: &Path) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();

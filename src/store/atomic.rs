@@ -80,15 +80,30 @@ pub enum Loaded<T> {
 /// Reads a JSON document of at most [`MAX_DOCUMENT`] bytes. One that does not parse is renamed to
 /// `<name>.corrupt-<ms>`. `Err` means that it could not be read, or not be moved: then it must not be overwritten.
 pub fn load_json<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Loaded<T>, StoreError> {
+    let mut value = None;
+    let loaded = load_with(disk, path, &mut |bytes| {
+        value = Some(json::from_slice(bytes)?);
+        Ok(())
+    })?;
+    Ok(match (loaded, value) {
+        (Loaded::Corrupt { moved_to, why }, _) => Loaded::Corrupt { moved_to, why },
+        (Loaded::Ok(()), Some(value)) => Loaded::Ok(value),
+        _ => Loaded::Missing,
+    })
+}
+
+/// The same for a document that is read in another way than as a whole.
+pub fn load_with(
+    disk: &dyn Disk,
+    path: &Path,
+    read: &mut dyn FnMut(&[u8]) -> Result<(), json::Error>,
+) -> Result<Loaded<()>, StoreError> {
     let bytes = match disk.read(path, MAX_DOCUMENT) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Loaded::Missing),
         Err(e) => return Err(StoreError::at("read", path)(e)),
     };
-    let error = match json::from_slice(&bytes) {
-        Ok(value) => return Ok(Loaded::Ok(value)),
-        Err(error) => error,
-    };
+    let Err(error) = read(&bytes) else { return Ok(Loaded::Ok(())) };
     let moved_to = set_aside(disk, path)?;
     let at = |what: &str| format!("{what}, line {} column {}", error.line(), error.column());
     let why = match error.classify() {
