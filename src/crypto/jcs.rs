@@ -213,6 +213,12 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_to_the_last_digit() {
+        let value: Value = serde_json::from_str("[1.2345678901234568e+20,123456789012345680000,0.1]").unwrap();
+        assert_eq!(canonical(&value), "[123456789012345680000,123456789012345680000,0.1]");
+    }
+
+    #[test]
     fn a_canonical_text_is_its_own() {
         let value: Value =
             serde_json::from_str(r#"{"b":[1.0,{"😀":1,"\uffff":2}],"a":"\u001f\u007f\/\u2028"}"#).unwrap();
