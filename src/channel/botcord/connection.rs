@@ -203,7 +203,7 @@ impl<'a> Connection<'a> {
         match self.hub.token(self.token.as_deref().filter(|_| refused)) {
             Ok(token) => self.token = Some(token),
             Err(Fault::Revoked(why)) => return Err(Exit::Permanent(why)),
-            Err(Fault::Failed(why)) => return Ok(vec![Event::Failed(n, format!("no token: {why}"))]),
+            Err(Fault::Failed(why)) => return Ok(vec![Event::Failed(n, why)]),
         }
         let url = self.hub.socket_url();
         log::info!("botcord.connecting agent={} url={url}", self.agent);

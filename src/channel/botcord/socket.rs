@@ -208,6 +208,8 @@ impl Machine {
         match (event, self.phase) {
             (Event::Clock, _) => self.clock(now, chance),
             (Event::Dials(_), Phase::Fetching) => {
+                // There is another token now.
+                self.refused = false;
                 self.phase = Phase::Opening { until: now + ms(self.timing.handshake) };
                 Vec::new()
             }
@@ -253,7 +255,7 @@ impl Machine {
             Phase::Waiting { until } if until <= now => {
                 self.socket += 1;
                 self.phase = Phase::Fetching;
-                vec![Effect::Open { socket: self.socket, refused: std::mem::take(&mut self.refused) }]
+                vec![Effect::Open { socket: self.socket, refused: self.refused }]
             }
             Phase::Opening { until } | Phase::Greeting { until } if until <= now => {
                 let limit = self.timing.handshake.as_millis();
@@ -428,8 +430,11 @@ mod tests {
         lucky.step(Event::AuthOk(5), now, 0.0);
         now += retry(&lucky.step(Event::Closed(5, 4001), now, 0.0));
         assert_eq!(lucky.step(Event::Clock, now, 0.0), [Effect::Open { socket: 6, refused: true }]);
-        lucky.step(Event::Failed(6, "no".into()), now, 0.0);
-        assert!(matches!(lucky.step(Event::Clock, now + 2_000, 0.0)[..], [Effect::Open { refused: false, .. }]));
+        lucky.step(Event::Failed(6, "no other token yet".into()), now, 0.0);
+        assert_eq!(lucky.step(Event::Clock, now + 2_000, 0.0), [Effect::Open { socket: 7, refused: true }]);
+        lucky.step(Event::Dials(7), now + 2_000, 0.0);
+        lucky.step(Event::Failed(7, "no".into()), now + 2_000, 0.0);
+        assert_eq!(lucky.step(Event::Clock, now + 6_000, 0.0), [Effect::Open { socket: 8, refused: false }]);
     }
 
     #[test]

@@ -79,6 +79,8 @@ struct State {
     token: Option<String>,
     /// Unix seconds of [`Tokens::clock`].
     expires_at: f64,
+    /// The last one that the hub has refused: what a file says does not make it good again.
+    refused: Option<String>,
     /// Somebody is getting a new one.
     busy: bool,
     /// How many times somebody came back from that.
@@ -153,20 +155,22 @@ impl Tokens {
         }
         state.busy = true;
         let known = state.token.clone();
-        if failed.is_some() && failed == known.as_deref() {
+        if let Some(failed) = failed {
+            state.refused = Some(failed.to_owned());
             // Nobody is to use it meanwhile.
-            state.token = None;
+            state.token.take_if(|token| token == failed);
         }
+        let refused = state.refused.clone();
         drop(state);
         let _flight = Flight(self);
         let reason = if failed.is_some() { "rest_401" } else { "missing_or_expiring" };
         log::debug!("botcord.token_refresh who={} reason={reason}", self.mark);
-        let result = self.renew(known.as_deref(), source);
+        let result = self.renew(&[known, refused], source);
         self.land(result)
     }
 
-    /// Takes a token that another program has put into the file, else a new one.
-    fn renew(&self, known: Option<&str>, source: &dyn Source) -> Result<(String, f64, &'static str), ApiError> {
+    /// Takes a token that another program has put into the file, none of the `known` ones, else a new one.
+    fn renew(&self, known: &[Option<String>], source: &dyn Source) -> Result<(String, f64, &'static str), ApiError> {
         let mut lock = None;
         if let Some(file) = &self.file {
             match file.lock(LOCK_LIMIT, &|| source.is_stopped()) {
@@ -179,7 +183,7 @@ impl Tokens {
                 Err(LockFailure::Unusable(e)) => log::debug!("botcord.token_lock who={} error={e}", self.mark),
             }
             if let Some((token, end)) =
-                file.token().filter(|(token, end)| Some(token.as_str()) != known && self.is_good(*end))
+                file.token().filter(|(token, end)| !known.iter().flatten().any(|k| k == token) && self.is_good(*end))
             {
                 return Ok((token, end, "reused"));
             }
@@ -396,5 +400,14 @@ mod tests {
         std::fs::write(&path, text("old", 30)).unwrap();
         assert_eq!(tokens.get(Some("t1"), &hub).unwrap(), "t2");
         assert_eq!(tokens.current().as_deref(), Some("t2"));
+        // The file still has the one that was refused, and asking for another one has failed: it is not good again.
+        hub.errors.lock().unwrap().push(refused(500, "x"));
+        tokens.get(Some("t2"), &hub).unwrap_err();
+        for failed in [None, Some("t2")] {
+            tokens.lock().pause_until = None;
+            hub.errors.lock().unwrap().push(refused(500, "x"));
+            tokens.get(failed, &hub).unwrap_err();
+        }
+        assert_eq!(file.token().unwrap().0, "t2");
     }
 }
