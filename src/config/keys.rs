@@ -144,6 +144,12 @@ pub const KEYS: &[Key] = &[
         "40",
         "How often the hub is told that unanswered messages are still worked on; without it, the hub gives them out again after 120 seconds.",
     ),
+    key(
+        "hub.fetchFiles",
+        "true or false",
+        "false",
+        "Whether files that come with a message are fetched from the hub into attachments/ of the agent's directory before its turn, at most 10 of 10 MiB each. Otherwise the agent sees their addresses.",
+    ),
     shared(
         "streamBlocks",
         "true or false",

@@ -190,6 +190,7 @@ fn hub(root: &Node<'_>, to: &mut Complaints<'_>) -> HubSettings {
         ack: hub.word("ack", &words, to).unwrap_or_default(),
         poll: seconds("pollSeconds", 0..=3600, to).unwrap_or(default.poll),
         renew: seconds("renewSeconds", 1..=100, to).unwrap_or(default.renew),
+        fetch_files: hub.boolean("fetchFiles", to).unwrap_or_default(),
     }
 }
 

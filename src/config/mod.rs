@@ -96,11 +96,19 @@ pub struct HubSettings {
     pub poll: Duration,
     /// Between two renewals of leases.
     pub renew: Duration,
+    /// Whether files of messages are fetched before their turn.
+    pub fetch_files: bool,
 }
 
 impl Default for HubSettings {
     fn default() -> Self {
-        Self { url: None, ack: Ack::Turn, poll: Duration::from_secs(30), renew: Duration::from_secs(40) }
+        Self {
+            url: None,
+            ack: Ack::Turn,
+            poll: Duration::from_secs(30),
+            renew: Duration::from_secs(40),
+            fetch_files: false,
+        }
     }
 }
 

@@ -163,7 +163,7 @@ impl Hubs {
         let hubs = Self::default();
         let (found, warnings) = find(home, config);
         warn_of(&warnings);
-        let agents: Vec<Agent> = found.into_iter().map(|found| Agent::new(found, config, &hubs.http)).collect();
+        let agents: Vec<Agent> = found.into_iter().map(|found| Agent::new(found, home, config, &hubs.http)).collect();
         *hubs.lock() = agents;
         hubs
     }
@@ -233,7 +233,7 @@ impl Hubs {
                 continue;
             }
             channels.remove(&found.id);
-            let agent = Agent::new(found, config, &self.http);
+            let agent = Agent::new(found, home, config, &self.http);
             if let Some(channel) = agent.channel() {
                 engine.add_channel(channel);
             }
@@ -274,13 +274,13 @@ impl Found {
 }
 
 impl Agent {
-    fn new(found: Found, config: &Config, http: &Arc<Http>) -> Self {
+    fn new(found: Found, home: &Home, config: &Config, http: &Arc<Http>) -> Self {
         let identity = found.identity(config);
         let bound = match &found.credentials {
             Ok(credentials) => Bound::from(credentials),
             Err(_) => Bound { id: found.id.clone(), ..Bound::default() },
         };
-        let connected = match found.credentials.and_then(|c| connect(&found.path, c, config, http)) {
+        let connected = match found.credentials.and_then(|c| connect(&found.path, c, home, config, http)) {
             Ok(channel) => Connected::Yes(channel),
             Err(why) => {
                 log::error!("agent.unusable agent={} error={why:?}", found.id);
@@ -313,6 +313,7 @@ impl Agent {
 fn connect(
     path: &Path,
     mut credentials: Credentials,
+    home: &Home,
     config: &Config,
     http: &Arc<Http>,
 ) -> Result<Arc<Botcord>, String> {
@@ -327,6 +328,7 @@ fn connect(
         },
         timing: Timing { poll: config.hub.poll, renew: config.hub.renew, ..Timing::default() },
         stream_blocks: config.stream_blocks,
+        files_in: config.hub.fetch_files.then(|| Bound::from(&credentials).directory(home)),
     };
     Botcord::new(credentials, file, Arc::clone(http), options).map_err(|e| e.to_string())
 }

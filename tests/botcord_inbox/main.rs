@@ -50,6 +50,8 @@ fn an_agent_whose_credentials_lie_in_the_home_answers_its_owner() {
     assert_eq!(answer["payload"]["text"], "answer to you");
     assert_eq!((&answer["trace_id"], &answer["reply_to"]), (&json!(said.hub_msg_id), &json!(said.msg_id)));
     hub.wait_settled(&said);
+    hub.wait_stream_end(&said);
+    assert!(!hub.typings(&ada, &said.room).is_empty() && !hub.blocks(&said).is_empty());
     assert_eq!(daemon.wait_channel(&ada, true), None);
     assert_eq!(home.runs(), ["Who are you?"]);
 
@@ -123,7 +125,9 @@ fn what_starts_no_turn_is_acknowledged_and_stops_nothing() {
     }
     let runs = home.wait_runs(1);
     assert_eq!((runs.len(), said(&runs[0])), (1, vec!["before", "said as Ada"]));
-    home.wait_log("botcord.contact_request");
+    hub.wait_until("the owner is told of the request", |world| {
+        world.agents[&ada.id].notified.iter().any(|notice| notice.contains(&bob.id))
+    });
     daemon.stop();
 }
 
@@ -307,4 +311,34 @@ fn an_agent_without_usable_credentials_is_shown_as_such() {
     assert!(doctor.contains(&format!("{} (Ada): {} answers", ada.id, hub.url())), "{doctor}");
     assert!(doctor.contains(&format!("{}: credentials ", bob.id)), "{doctor}");
     daemon.stop();
+}
+
+#[test]
+fn files_are_fetched_before_the_turn_where_that_is_wanted() {
+    let hub = Hub::start();
+    let ada = hub.agent("Ada");
+    let url = hub.change(|world| {
+        let file = hub::state::File {
+            id: "f_1".into(),
+            name: "notes.txt".into(),
+            content_type: "text/plain".into(),
+            bytes: b"the notes".into(),
+            until: i64::MAX,
+            lost: false,
+        };
+        world.files.insert("f_1".into(), file);
+        format!("{}/hub/files/f_1", world.origin)
+    });
+    let payload = |text: &str| json!({"text": text, "attachments": [{"filename": "../notes.txt", "url": url}]});
+    for fetched in [false, true] {
+        let home = Home::new("files", &json!({"hub": {"fetchFiles": fetched}})).with(&hub, &[&ada]);
+        let daemon = home.start();
+        let said = hub.owner_says_more(&ada, None, payload("look at this"));
+        hub.wait_settled(&said);
+        let path = home.path().join("agents").join(&ada.id).join("workspace/attachments");
+        let path = path.join(&said.hub_msg_id).join("notes.txt");
+        assert_eq!(std::fs::read(&path).ok().as_deref(), fetched.then_some(b"the notes".as_slice()));
+        assert_eq!(home.runs()[0].contains(path.to_str().unwrap()), fetched);
+        daemon.stop();
+    }
 }

@@ -1,22 +1,28 @@
 //! The channel of one agent: what the engine is offered, put together from the parts.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-
-use serde_json::json;
+use std::time::{Duration, Instant};
 
 use super::api::Api;
 use super::connection::Connection;
 use super::credentials::{Credentials, CredentialsFile};
-use super::envelope::Draft;
 use super::error::ApiError;
+use super::far::Far;
 use super::hub::{Fault, Hub, Page};
 use super::inbox::{AckAt, Inbox};
+use super::live;
+use super::prefetch;
 use super::socket::Timing;
+use super::voice::{PATIENCE, Voice};
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{Acceptor, Capabilities, Channel, ChannelNews, Delivery, Exit, Lifecycle, Settled};
-use crate::message::{Outbound, OutboundKind};
+use crate::engine::policy::PolicySource;
+use crate::engine::ports::{
+    Acceptor, Capabilities, Channel, ChannelNews, Delivery, Exit, Lifecycle, MessageStatus, RecentMessage, RoomContext,
+    Settled, StreamBlock, StreamPace,
+};
+use crate::message::{Inbound, Outbound};
 use crate::net::http::Http;
 
 /// Type of the channel.
@@ -31,6 +37,8 @@ pub struct Options {
     pub timing: Timing,
     /// Whether the hub is shown what the agent does while it does it.
     pub stream_blocks: bool,
+    /// Where files of messages are put before their turn; `None`: they stay with the hub.
+    pub files_in: Option<PathBuf>,
 }
 
 /// The channel of one agent; its id is the agent's.
@@ -38,6 +46,7 @@ pub struct Botcord {
     agent: String,
     api: Arc<Api>,
     inbox: Arc<Inbox>,
+    voice: Arc<Voice>,
     options: Options,
 }
 
@@ -54,7 +63,14 @@ impl Botcord {
         let api = Arc::new(Api::new(credentials, Some(file), http)?);
         let hub = Arc::clone(&api) as Arc<dyn Hub>;
         let inbox = Inbox::new(&agent, hub, options.ack_at, options.timing.clone())?;
-        Ok(Arc::new(Self { agent, api, inbox, options }))
+        let far = Arc::clone(&api) as Arc<dyn Far>;
+        let voice = Arc::new(Voice::new(&far, true));
+        if let Some(dir) = options.files_in.clone() {
+            inbox.fetch_files(Box::new(move |raw| prefetch::fetch(far.as_ref(), &dir, raw)));
+        }
+        let told = Arc::clone(&voice);
+        inbox.on_contact_request(Box::new(move |sender| told.contacts.wanted(sender)));
+        Ok(Arc::new(Self { agent, api, inbox, voice, options }))
     }
 
     /// Who takes its messages.
@@ -62,9 +78,12 @@ impl Botcord {
         self.inbox.set_engine(engine);
     }
 
-    /// Waits for what is finished to be acknowledged, at most for `limit`; then ends every request that is under way.
+    /// Waits for what is finished to be told and acknowledged, at most for `limit`; then ends every request that is under
+    /// way.
     pub fn close(&self, limit: Duration) {
+        let end = Instant::now() + limit;
         self.inbox.flush(limit);
+        self.voice.ends.flush(end.saturating_duration_since(Instant::now()));
         self.api.stop();
     }
 }
@@ -138,40 +157,52 @@ impl Channel for Botcord {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { coalesce: true, gated: true, ..Capabilities::default() }
+        let blocks = self.options.stream_blocks;
+        Capabilities { typing: true, blocks, message_status: true, coalesce: true, gated: true }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(PATIENCE)
     }
 
     fn send(&self, message: &Outbound) -> Delivery {
-        let is_error = message.kind == OutboundKind::Error;
-        let payload = if is_error {
-            json!({"error": {"code": "agent_error", "message": message.text, "error_ref": message.error_ref}})
-        } else {
-            json!({"text": message.text})
-        };
-        let draft = Draft {
-            msg_id: msg_id(message),
-            to: &message.conversation_id,
-            kind: if is_error { "error" } else { "message" },
-            reply_to: message.reply_to.as_deref(),
-            topic: None,
-            goal: None,
-            payload: &payload,
-            mentions: &[],
-            trace_id: message.trace_id.as_deref(),
-        };
-        match self.api.send(&draft) {
-            Ok(answer) => Delivery::Delivered { id: answer.hub_msg_id },
-            Err(e) if e.is_uncertain() => Delivery::Uncertain { why: e.to_string() },
-            Err(e) => Delivery::Transient { after: None, why: e.to_string() },
-        }
+        self.voice.sender.send(message)
     }
 
     fn resolve(&self, message: &Outbound) -> Delivery {
-        match self.api.message_status(msg_id(message)) {
-            Ok(Some(_)) => Delivery::Delivered { id: None },
-            Ok(None) => Delivery::Transient { after: None, why: "the hub does not have it".into() },
-            Err(e) => Delivery::Uncertain { why: e.to_string() },
-        }
+        self.voice.sender.resolve(message)
+    }
+
+    fn typing(&self, message: &Inbound) -> Result<(), String> {
+        self.voice.live.typing(message)
+    }
+
+    fn stream_pace(&self) -> StreamPace {
+        live::PACE
+    }
+
+    fn block(&self, block: &StreamBlock) -> Result<(), String> {
+        self.voice.live.block(block)
+    }
+
+    fn message_status(&self, status: &MessageStatus) -> Result<(), String> {
+        self.voice.live.message_status(status)
+    }
+
+    fn stream_end(&self, ids: &[String]) {
+        self.voice.ends.push(ids);
+    }
+
+    fn policies(&self) -> Option<&dyn PolicySource> {
+        Some(&self.voice.policies)
+    }
+
+    fn room_context(&self, message: &Inbound) -> Option<RoomContext> {
+        self.voice.rooms.context(message)
+    }
+
+    fn recent_messages(&self, message: &Inbound) -> Option<Vec<RecentMessage>> {
+        self.voice.rooms.recent(message)
     }
 
     fn settled(&self, settled: &Settled) {
@@ -185,9 +216,4 @@ impl Channel for Botcord {
     fn hub_url(&self, _agent: &str) -> Option<String> {
         Some(self.api.hub_url().to_owned())
     }
-}
-
-/// The message's id at the hub: that of its turn, a UUID that was drawn before the turn began.
-fn msg_id(message: &Outbound) -> &str {
-    message.id.strip_prefix("out_").unwrap_or(&message.id)
 }

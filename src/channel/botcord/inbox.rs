@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::drain::{self, Known, Plan};
+use super::drain::{self, Known, Plan, Skipped};
 use super::hub::{Fault, Hub, PAGE};
 use super::normalise::{self, Me, Skip};
 use super::socket::{Timing, Trigger};
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::Acceptor;
 use crate::engine::{Acceptance, now_ms};
+use crate::message::{Attachment, Inbound};
 use crate::thread;
 
 /// Messages of one agent that may be accepted and unfinished; with more than that in sight, the inbox is not asked.
@@ -96,6 +97,9 @@ impl State {
 /// Is told the id of somebody who wants to be a contact.
 pub type OnContactRequest = Box<dyn Fn(&str) + Send + Sync>;
 
+/// Fetches the files of an inbox message.
+pub type FetchFiles = Box<dyn Fn(&Value) -> Vec<Attachment> + Send + Sync>;
+
 /// The inbox of one agent.
 pub struct Inbox {
     agent: String,
@@ -104,6 +108,7 @@ pub struct Inbox {
     timing: Timing,
     engine: OnceLock<Box<dyn Acceptor>>,
     on_contact_request: OnceLock<OnContactRequest>,
+    fetch_files: OnceLock<FetchFiles>,
     /// Wakes the thread of the socket.
     nudge: CancelToken,
     state: Mutex<State>,
@@ -120,6 +125,7 @@ impl Inbox {
             timing,
             engine: OnceLock::new(),
             on_contact_request: OnceLock::new(),
+            fetch_files: OnceLock::new(),
             nudge: CancelToken::new()?,
             state: Mutex::default(),
             acknowledged: Condvar::new(),
@@ -134,6 +140,12 @@ impl Inbox {
     /// Who is told of somebody who wants to be a contact. Called on the asking thread, with the sender's id.
     pub fn on_contact_request(&self, tell: OnContactRequest) {
         let _ = self.on_contact_request.set(tell);
+    }
+
+    /// Who fetches files of messages before they are handed over; without it they stay with the hub. Called on the asking
+    /// thread.
+    pub fn fetch_files(&self, fetch: FetchFiles) {
+        let _ = self.fetch_files.set(fetch);
     }
 
     /// Becomes readable when [`Inbox::tick`] is to be called.
@@ -338,11 +350,10 @@ impl Inbox {
         };
         let plan = drain::plan(messages, &known, me);
         let has_news = plan.has_news();
-        self.tell_skipped(&plan);
         let Plan { ack_now, groups, pending, skipped, repeats } = plan;
         let eligible: usize = groups.iter().map(Vec::len).sum();
-        let inbounds: Vec<_> = groups.into_iter().filter_map(|g| normalise::group(g, me, now_ms())).collect();
-        let ids: Vec<Vec<String>> = inbounds.iter().map(crate::message::Inbound::ids).collect();
+        let inbounds: Vec<Inbound> = groups.into_iter().filter_map(|group| self.inbound(group, me)).collect();
+        let ids: Vec<Vec<String>> = inbounds.iter().map(Inbound::ids).collect();
         {
             let mut state = self.lock();
             state.acks.extend(ack_now);
@@ -363,6 +374,7 @@ impl Inbox {
         let groups = inbounds.len();
         let answers = engine.accept(inbounds);
         let refused = self.answered(&ids, &answers);
+        self.tell_skipped(&skipped);
         log::info!(
             "botcord.drained agent={} trigger={} messages={count} eligible={eligible} repeats={repeats} pending={} \
              skipped={} groups={groups} refused={refused} more={more} ms={}",
@@ -374,6 +386,13 @@ impl Inbox {
         );
         self.nudge.wake();
         has_news
+    }
+
+    /// The message that a group becomes, with its files where they are wanted.
+    fn inbound(&self, group: Vec<Value>, me: Me<'_>) -> Option<Inbound> {
+        let fetch = self.fetch_files.get();
+        let files = fetch.map(|fetch| group.iter().flat_map(fetch).collect()).unwrap_or_default();
+        Some(Inbound { attachments: files, ..normalise::group(group, me, now_ms())? })
     }
 
     /// What the engine has said about each group; returns how many it has refused.
@@ -402,18 +421,16 @@ impl Inbox {
         refused
     }
 
-    fn tell_skipped(&self, plan: &Plan) {
-        for skipped in &plan.skipped {
+    fn tell_skipped(&self, all: &[Skipped]) {
+        for skipped in all {
             let (agent, why) = (&self.agent, skipped.why.as_str());
             match (&skipped.id, skipped.why) {
                 (None, _) => log::warn!("botcord.nameless agent={agent}"),
                 (Some(id), Skip::Malformed | Skip::Text) => log::warn!("botcord.malformed agent={agent} id={id:?}"),
-                (Some(id), Skip::ContactRequest) => {
-                    log::info!("botcord.contact_request agent={agent} id={id:?} from={:?}", skipped.from);
-                    if let Some(tell) = self.on_contact_request.get() {
-                        tell(&skipped.from);
-                    }
-                }
+                (Some(id), Skip::ContactRequest) => match self.on_contact_request.get() {
+                    Some(tell) => tell(&skipped.from),
+                    None => log::info!("botcord.contact_request agent={agent} id={id:?} from={:?}", skipped.from),
+                },
                 (Some(id), _) => log::debug!("botcord.skipped agent={agent} id={id:?} why={why}"),
             }
         }
