@@ -33,11 +33,6 @@ pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, Error> {
     T::deserialize(read::Node(value))
 }
 
-/// Reads an enum whose variant is named by `kind`, from an object with the fields of that variant. Others are skipped.
-pub fn from_variant<T: DeserializeOwned>(kind: &str, fields: &Value) -> Result<T, Error> {
-    T::deserialize(read::Variant { kind, fields })
-}
-
 /// The document as it is.
 pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
     serde_json::from_slice(bytes)
@@ -189,15 +184,6 @@ mod tests {
         assert!(error(|v| v["choices"] = json!([{"bare": 1, "inner": 2}])).starts_with("choices: invalid"));
         assert!(from_str::<Value>("{").unwrap_err().is_eof());
         assert!(from_slice::<Value>(b"\xff").unwrap_err().is_syntax());
-    }
-
-    #[test]
-    fn the_variant_may_stand_apart_from_its_fields() {
-        let fields = json!({"kind": "fields", "size": 3});
-        assert_eq!(from_variant::<Choice>("fields", &fields).unwrap(), Choice::Fields { size: 3 });
-        assert_eq!(from_variant::<Choice>("bare", &fields).unwrap(), Choice::Bare);
-        assert!(from_variant::<Choice>("nothing", &fields).is_err());
-        assert!(from_variant::<Choice>("fields", &json!([])).is_err());
     }
 
     #[test]

@@ -224,12 +224,10 @@ impl<'de> Deserializer<'de> for Name<'de> {
     }
 }
 
-/// The variant of an enum: its name and what belongs to it. As a format of its own it is that enum.
-pub struct Variant<'de> {
-    /// Name of the variant.
-    pub kind: &'de str,
-    /// What belongs to it; not looked at for a variant without fields.
-    pub fields: &'de Value,
+/// The variant of an enum: its name, and what belongs to it, which is not looked at where it has no fields.
+struct Variant<'de> {
+    kind: &'de str,
+    fields: &'de Value,
 }
 
 fn variant(node: Node<'_>) -> Result<Variant<'_>, Error> {
@@ -242,19 +240,6 @@ fn variant(node: Node<'_>) -> Result<Variant<'_>, Error> {
         }
         Value::Object(_) => Err(Error::invalid_value(Unexpected::Map, &"map with a single key")),
         _ => Err(node.unlike(&"string or map")),
-    }
-}
-
-impl<'de> Deserializer<'de> for Variant<'de> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_enum(self)
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }
 
