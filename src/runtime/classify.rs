@@ -40,8 +40,13 @@ const PHRASES: [(ErrorClass, &[&str]); 3] = [
 
 const USAGE_LIMIT: &[&str] = &["exhausted your", "exceeded your current quota", "resource_exhausted"];
 
-const AUTH: &[&str] =
-    &["unexpected status 401 unauthorized", "api key not valid", "unauthenticated", "provider.auth_error"];
+const AUTH: &[&str] = &[
+    "unexpected status 401 unauthorized",
+    "error code: 401",
+    "api key not valid",
+    "unauthenticated",
+    "provider.auth_error",
+];
 
 const AUTH_BEGINNING: &[&str] =
     &["not logged in", "missing environment variable", "authentication required", "http 401"];

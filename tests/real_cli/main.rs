@@ -58,8 +58,8 @@ real! {
         strangers_words_are_text;
     real_cli_kimi_legacy turns Cli::KimiLegacy =>
         a_conversation_goes_on_in_one_session a_tool_is_seen_and_its_result_is_used failures_have_a_class
-        a_cancelled_turn_leaves_nothing a_turn_out_of_time_leaves_nothing a_killed_daemon_repeats_the_turn
-        options_and_commands_are_text a_prompt_that_is_too_long_is_refused strangers_words_are_text;
+        a_cancelled_turn_leaves_nothing a_turn_out_of_time_leaves_nothing options_and_commands_are_text
+        a_prompt_that_is_too_long_is_refused strangers_words_are_text;
     real_cli_hermes acp Cli::Hermes =>
         a_turn_is_answered_and_the_session_goes_on a_tool_is_seen_and_its_result_is_used
         an_unknown_session_is_replaced a_cancelled_tool_leaves_nothing a_refused_key_has_a_class;

@@ -164,6 +164,11 @@ impl Parser {
         if ended_well && succeeded {
             return Verdict::Success(self.answer.take().map(|t| text::trim(&t).to_owned()).unwrap_or_default());
         }
+        // The older program tells of a failure in plain words between its events.
+        let plain = plain_words(&ended.stdout_tail);
+        if self.given.is_some() && ended.exit_code.is_some_and(|code| code != 0) && !plain.is_empty() {
+            return Verdict::Failure { message: plain, class: None };
+        }
         let stderr = message_of(&ended.stderr_tail);
         if ended.exit_code == Some(0) || ended.exit_code.is_none() || stderr.is_empty() {
             return Verdict::Missing;
@@ -185,6 +190,19 @@ fn message_of(stderr: &str) -> String {
     let text = from.and_then(|at| stderr.get(at..)).unwrap_or(stderr);
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with(SEE_LOG)).collect();
     text::trim(&lines.join("\n")).to_owned()
+}
+
+/// What is no event on standard output, without the line breaks of a narrow terminal.
+fn plain_words(stdout: &str) -> String {
+    const COLUMNS: usize = 80;
+    let mut words = String::new();
+    for line in stdout.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('{')) {
+        words.push_str(line);
+        if line.chars().count() < COLUMNS {
+            words.push(' ');
+        }
+    }
+    without_error(text::trim(&words))
 }
 
 fn without_error(message: &str) -> String {
@@ -254,6 +272,16 @@ mod tests {
         assert_eq!(run(None, &[answer.clone(), hint], &zero), Verdict::Success("hi".into()));
         assert_eq!(run(None, std::slice::from_ref(&answer), &zero), Verdict::Missing);
         assert_eq!(run(Some("s"), &[answer], &zero), Verdict::Success("hi".into()));
+    }
+
+    #[test]
+    fn the_older_program_reports_failures_in_words() {
+        let mut end = ended(Some(1), None, "\nTo resume this session: kimi -r s");
+        let line = "Error code: 401 - {'error': {'message': 'no', 'type': 'invalid_request_error', 'param': ";
+        end.stdout_tail = format!("{{\"role\":\"tool\"}}\n{}\n{}\n", &line[..80], "None}}");
+        let Verdict::Failure { message, class: None } = run(Some("s"), &[], &end) else { panic!() };
+        assert_eq!(message, format!("{}None}}}}", &line[..80]));
+        assert_eq!(classify::by_text(&message), Some(ErrorClass::Auth));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod events;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,6 +58,14 @@ impl Flavour {
     }
 }
 
+/// Whether a program is a script for Node.js, which only the newer one is.
+fn is_for_node(program: &Path) -> bool {
+    let mut head = String::new();
+    let read = std::fs::File::open(program).and_then(|file| file.take(128).read_to_string(&mut head));
+    let first = head.lines().next().unwrap_or_default();
+    read.is_ok() && first.strip_prefix("#!").is_some_and(|words| words.contains("node"))
+}
+
 /// Whether a help text has this flag, and not only one that begins with it.
 fn has_flag(help: &str, flag: &str) -> bool {
     help.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))).any(|word| word == flag)
@@ -82,6 +91,10 @@ impl Kimi {
         let help = self.answers.ask(&program, file, "--help", &self.settings);
         let version = || self.answers.version(&program, file, &self.settings);
         let version = if help.is_none() { version() } else { None };
+        // A busy machine may take longer for the help than anybody waits.
+        if help.is_none() && version.is_none() && is_for_node(&program) {
+            return Flavour::Modern;
+        }
         Flavour::of(help.as_deref(), version.as_deref())
     }
 }
@@ -228,6 +241,21 @@ mod tests {
         assert_eq!(Flavour::of(None, Some("kimi, version 2.1.0")), Flavour::Modern);
         assert_eq!(Flavour::of(None, Some("1.12")), legacy);
         assert_eq!(Flavour::of(None, None), legacy);
+    }
+
+    #[test]
+    fn a_program_that_does_not_answer_is_known_by_its_first_line() {
+        let file = std::env::temp_dir().join(format!("bellhop-kimi-{}", std::process::id()));
+        for (text, modern) in [
+            ("#!/usr/bin/env node\nimport x;\n", true),
+            ("#!/usr/bin/python3\nnode = 1\n", false),
+            ("\u{7f}ELF node", false),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(is_for_node(&file), modern, "{text}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(!is_for_node(&file));
     }
 
     #[test]
