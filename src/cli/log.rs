@@ -1,8 +1,9 @@
 //! Where log lines go: standard error and, for the process that runs the engine, `logs/daemon.log`.
 //!
 //! `BELLHOP_LOG` chooses what is logged, in the syntax of `env_logger` (`debug`, `warn,bellhop::engine=debug`).
-//! A line is `[LEVEL] message ts=<RFC 3339, UTC>`; messages end with `key=value` pairs. Failures to log are
-//! ignored: a full disk must not stop a conversation.
+//! A line is `[LEVEL] message ts=<RFC 3339, UTC>`; messages end with `key=value` pairs. Where standard error is the
+//! journal of systemd, which has levels, times and files of its own, a line is `<priority>message`, and no file is
+//! written. Failures to log are ignored: a full disk must not stop a conversation.
 
 use crate::time;
 use std::fs::{self, File, OpenOptions};
@@ -33,11 +34,14 @@ pub fn init(default: log::LevelFilter, stderr: bool, file: Option<&Path>) {
         "" => builder.filter_level(default),
         spec => builder.parse_filters(spec),
     };
-    let file = file.map(|path| LogFile::new(path.to_owned(), ROTATE_AT, KEPT));
+    let journal =
+        stderr && is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref(), rustix::fs::fstat(io::stderr()));
+    let file = file.filter(|_| !journal).map(|path| LogFile::new(path.to_owned(), ROTATE_AT, KEPT));
     let _ = builder
-        .format(|out, record| {
-            let line = format_line(record.level(), &record.args().to_string(), time::now_ms());
-            out.write_all(line.as_bytes())
+        .format(move |out, record| {
+            let message = record.args().to_string();
+            let now = (!journal).then(time::now_ms);
+            out.write_all(format_line(record.level(), &message, now).as_bytes())
         })
         .target(env_logger::Target::Pipe(Box::new(Tee { stderr, file })))
         .try_init();
@@ -65,11 +69,32 @@ impl Write for Tee {
     }
 }
 
-fn format_line(level: log::Level, message: &str, now: i64) -> String {
+/// Whether standard error is what `JOURNAL_STREAM` names: a child of the daemon inherits the variable, and may have
+/// another standard error.
+fn is_journal(variable: Option<&str>, stderr: rustix::io::Result<rustix::fs::Stat>) -> bool {
+    let named = variable.and_then(|v| v.split_once(':')).and_then(|(d, i)| Some((d.parse().ok()?, i.parse().ok()?)));
+    named.is_some_and(|named: (u64, u64)| stderr.is_ok_and(|stat| named == (stat.st_dev, stat.st_ino)))
+}
+
+/// One line; without a time it is one for the journal.
+fn format_line(level: log::Level, message: &str, now: Option<i64>) -> String {
     // One record is one line, whatever a far side has written into it.
     let message: String =
         crate::text::head(message, LINE_LIMIT).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("[{level}] {message} ts={}\n", time::rfc3339(now))
+    match now {
+        Some(now) => format!("[{level}] {message} ts={}\n", time::rfc3339(now)),
+        None => format!("<{}>{message}\n", priority(level)),
+    }
+}
+
+/// The priority that syslog has for it.
+fn priority(level: log::Level) -> u8 {
+    match level {
+        log::Level::Error => 3,
+        log::Level::Warn => 4,
+        log::Level::Info => 6,
+        log::Level::Debug | log::Level::Trace => 7,
+    }
 }
 
 /// An append-only file that is put aside when it is full. The descriptor stays open.
@@ -152,8 +177,20 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line() {
-        let line = format_line(log::Level::Warn, "turn.done text=\"a\nb\u{1b}[2J\"", 0);
+        let message = "turn.done text=\"a\nb\u{1b}[2J\"";
+        let line = format_line(log::Level::Warn, message, Some(0));
         assert_eq!(line, "[WARN] turn.done text=\"a b [2J\" ts=1970-01-01T00:00:00.000Z\n");
+        assert_eq!(format_line(log::Level::Warn, message, None), "<4>turn.done text=\"a b [2J\"\n");
+    }
+
+    #[test]
+    fn the_journal_is_known_by_its_stream() {
+        let stat = || rustix::fs::stat("/");
+        let own = stat().map(|s| format!("{}:{}", s.st_dev, s.st_ino)).unwrap();
+        assert!(is_journal(Some(&own), stat()));
+        for other in [None, Some(""), Some("1"), Some("8:999999999"), Some("x:y")] {
+            assert!(!is_journal(other, stat()), "{other:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,11 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let path = context.home.log();
     let lines = usize::try_from(args.number("lines").unwrap_or(100)).unwrap_or(usize::MAX);
     let file = File::open(&path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Failure::new(format!("there is no log yet: {}", path.display())),
+        io::ErrorKind::NotFound => Failure::new(format!(
+            "there is no log yet: {}; a daemon that systemd runs writes to the journal: journalctl -u bellhop, or \
+             journalctl --user -u bellhop",
+            path.display()
+        )),
         _ => Failure::new(format!("{} cannot be read: {}", path.display(), plain(&e))),
     })?;
     let mut tail = Tail::new(file, lines)?;
