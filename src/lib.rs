@@ -4,6 +4,7 @@
 //! - [`json`] is the one road from documents to types and back.
 //! - [`store`] makes files that survive a crash; [`config`] is the configuration and every path.
 //! - [`engine`] turns messages into turns and replies; it declares the traits the others implement.
+//! - [`usage`] writes down what turns have cost.
 //! - [`serve`] is the control API: a Unix socket for the commands of a person, and its client.
 //! - [`cli`] is the command line: a client of the control API.
 //! - [`runtime`] and the other adapters implement them, and never know each other.
@@ -29,3 +30,4 @@ pub mod store;
 pub mod text;
 pub mod thread;
 pub mod time;
+pub mod usage;

@@ -39,6 +39,7 @@ mod status;
 mod stop;
 mod terminal;
 mod transcript;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -128,6 +129,7 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<Exit, Failure> {
         "transcript" => transcript::run(args, &context),
         "debug" => transcript::runtime_error(args, &context),
         "memory" => memory::run(args, &context),
+        "usage" => usage::run(args, &context),
         name => Err(Failure::new(format!("{name} is in the table of commands, but nothing runs it"))),
     }
 }

@@ -304,6 +304,25 @@ pub const COMMANDS: &[Command] = &[
         ..EMPTY
     },
     Command {
+        name: "usage",
+        summary: "Show what turns have cost: tokens, time, money",
+        details: &[
+            "Sums of every turn whose runtime was started, as far as runtimes tell: input tokens with those from the \
+             provider's cache among them, output tokens, the time of the runtime, and the cost in US dollars. Days \
+             are those of UTC. Kept are 400 days and the last 2000 conversations; what is older is in one row. The \
+             last turns are listed by --by turn.",
+        ],
+        options: &[
+            Opt {
+                default: Some("day"),
+                ..opt("by", Value::OneOf(&["agent", "day", "conversation", "runtime", "turn"]), "Sum up by this")
+            },
+            opt("agent", Value::Agent, "Only what this agent has cost"),
+            JSON,
+        ],
+        ..EMPTY
+    },
+    Command {
         name: "sessions",
         summary: "List or forget the runtimes' sessions",
         details: &[

@@ -280,6 +280,12 @@ pub const KEYS: &[Key] = &[
         "600",
         "A running turn without progress for so long, while none of its tools runs, is logged and makes the health degraded. 0 switches this off.",
     ),
+    key(
+        "metricsListen",
+        "address and port",
+        "",
+        "Serve GET /metrics (the text format of Prometheus) at this address of this machine too, such as 127.0.0.1:9464; anybody on the machine can read it. The control socket always serves it. Applies at the next start.",
+    ),
     key("acpRuntimes", "list of objects", "[]", "Further runtimes that speak the Agent Client Protocol."),
     key(
         "acpRuntimes[].name",

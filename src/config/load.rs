@@ -118,6 +118,18 @@ fn settings(root: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) {
     config.parking.usage_limit = root.word("parkOnUsageLimit", &who, to).unwrap_or(default.parking.usage_limit);
     config.parking.broken = root.word("parkOnFailure", &who, to).unwrap_or(default.parking.broken);
     config.silent_turn = seconds("silentTurnSeconds", 0..=WEEK, to).unwrap_or(default.silent_turn);
+    config.metrics_listen = root.text("metricsListen", to).and_then(|text| {
+        let address = text.parse().ok().filter(|a: &std::net::SocketAddr| a.ip().is_loopback());
+        if address.is_none()
+            && let Some(node) = root.get("metricsListen")
+        {
+            node.complain(
+                to,
+                format!("found {text:?}; expected an address of this machine and a port, as 127.0.0.1:9464"),
+            );
+        }
+        address
+    });
     config.max_bot_turns_in_a_row = root.number("maxBotTurnsInARow", 0..=100_000, to).unwrap_or_default() as u32;
     let ways = [("stdin", PromptVia::Stdin), ("argv", PromptVia::Argv)];
     config.prompt_via = root.word("promptVia", &ways, to).unwrap_or_default();

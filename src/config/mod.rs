@@ -169,6 +169,8 @@ pub struct Config {
     pub parking: Parking,
     /// A turn without progress for so long is told of; zero: never.
     pub silent_turn: Duration,
+    /// Where the metrics are served besides the control socket: an address of this machine.
+    pub metrics_listen: Option<std::net::SocketAddr>,
     /// Who decides about tool calls that a runtime asks about.
     pub approvals: ApprovalPolicy,
     /// ACP runtimes.
@@ -209,6 +211,7 @@ impl Default for Config {
             memory_per_turn_mb: 350,
             parking: Parking { usage_limit: Who::Rooms, broken: Who::Rooms },
             silent_turn: Duration::from_mins(10),
+            metrics_listen: None,
             approvals: ApprovalPolicy::default(),
             acp_runtimes: Vec::new(),
             document: Map::new(),

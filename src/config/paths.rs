@@ -26,6 +26,7 @@ pub const LAYOUT: &[(&str, &str)] = &[
     ("daemon/daemon.pid", "Its process id."),
     ("daemon/journal/", "Accepted messages and undelivered replies: what survives a crash."),
     ("daemon/sessions.json", "Runtime sessions by conversation."),
+    ("daemon/usage/", "What turns have cost: the last turns line by line, and sums; some 10 MiB at most."),
     ("daemon/snapshot.json", "The daemon's last known state."),
     ("daemon/user-auth.json", "Login of this daemon at a hub; with it the hub can bring and take agents."),
     ("daemon/auth-expired.flag", "The hub takes that login no more: a person has to log in again."),
@@ -152,6 +153,11 @@ impl Home {
     /// Activity per conversation.
     pub fn activity(&self) -> PathBuf {
         self.daemon_dir().join("activity.json")
+    }
+
+    /// What turns have cost.
+    pub fn usage(&self) -> PathBuf {
+        self.daemon_dir().join("usage")
     }
 
     /// Directory of the journal.

@@ -9,7 +9,8 @@ use crossbeam_channel::Sender;
 use super::agents::Agents;
 use super::channels::Channels;
 use super::health::{health_of, trouble};
-use super::{DRAIN, queue};
+use super::meters::Meters;
+use super::{DRAIN, metrics, queue};
 use crate::channel::local::{self, Said};
 use crate::config::paths::{directory_conversation, plain};
 use crate::config::{Home, LocalAgent};
@@ -39,6 +40,7 @@ pub(super) struct NodeControl {
     agents: Arc<Agents>,
     runtimes: Vec<String>,
     shutdown: Sender<Duration>,
+    meters: Arc<Meters>,
     started: Instant,
     started_at: i64,
 }
@@ -58,6 +60,7 @@ impl NodeControl {
         home: &Home,
         names: Names,
         shutdown: Sender<Duration>,
+        meters: Arc<Meters>,
     ) -> Self {
         Self {
             engine,
@@ -67,6 +70,7 @@ impl NodeControl {
             agents: names.agents,
             runtimes: names.runtimes,
             shutdown,
+            meters,
             started: Instant::now(),
             started_at: now_ms(),
         }
@@ -300,6 +304,10 @@ impl Control for NodeControl {
             return Err(Failure::new(ErrorKind::Conflict, text));
         }
         Ok(SessionsReset { reset: self.engine.forget_sessions(wanted) })
+    }
+
+    fn metrics(&self) -> String {
+        metrics::page(&self.engine.status(), &self.channels.statuses(), &self.meters, self.started_at)
     }
 
     fn queue(&self) -> Result<Queue, Failure> {

@@ -14,6 +14,8 @@ mod duties;
 mod garbage;
 mod health;
 mod hubs;
+mod meters;
+mod metrics;
 mod notify;
 mod parts;
 mod provision;
@@ -36,17 +38,22 @@ use crate::channel::manager::Backoff;
 use crate::cli::host::{AgentRow, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
 use crate::config::{Config, Home};
 use crate::engine::journal::Journal;
+use crate::engine::ports::{TurnHook, TurnObserver};
 use crate::engine::{Engine, Recovery, now_ms};
 use crate::prompt::Prompts;
 use crate::runtime::process;
+use crate::serve::Control;
 use crate::serve::follow::Follow;
+use crate::serve::port::MetricsPort;
 use crate::serve::server::{self, Server};
 use crate::store::{HomeLock, LockError};
 use crate::thread;
+use crate::usage::Book;
 use channels::Channels;
 use control::NodeControl;
 use control_link::ControlLink;
 use hubs::Hubs;
+use meters::Meters;
 use notify::Supervisor;
 use reload::Live;
 use rooms::Rooms;
@@ -136,6 +143,7 @@ struct Node {
     link: Option<ControlLink>,
     snapshots: Option<Snapshots>,
     server: Option<Server>,
+    port: Option<MetricsPort>,
     shutdowns: Receiver<Duration>,
     _reaper: process::Reaper,
     _lock: HomeLock,
@@ -164,10 +172,14 @@ impl Node {
         let hubs = if recovery == Recovery::All { Hubs::find(home, &config) } else { Hubs::default() };
         hubs.prepare(home);
         let assembled = parts::assemble(home, &config, Arc::clone(&follow), &rooms, &hubs);
-        let (parts, names, prompts) = assembled.map_err(StartError::Failed)?;
+        let (mut parts, names, prompts) = assembled.map_err(StartError::Failed)?;
         parts::end_interrupted(&parts.journal, home);
         let journal = parts.journal.clone();
+        let meters = Arc::new(Meters::default());
+        parts.observers.push(Arc::clone(&meters) as Arc<dyn TurnObserver>);
         let engine = Engine::new(parts).map_err(|e| failed(&e))?;
+        engine.add_hook(Arc::new(Book::open(home.usage())));
+        engine.add_hook(Arc::clone(&meters) as Arc<dyn TurnHook>);
         rooms.open(&engine);
         engine.recover(recovery);
         let (poke, pokes) = snapshot::poke();
@@ -186,8 +198,16 @@ impl Node {
         channels.start_all();
         let (shutdown, shutdowns) = bounded(1);
         let agents = Arc::clone(&names.agents);
-        let control = NodeControl::new(engine.clone(), channels.clone(), Arc::clone(&follow), home, names, shutdown);
-        let server = Server::start(home.root(), Arc::new(control), follow, server::Settings::default())
+        let control: Arc<dyn Control> = Arc::new(NodeControl::new(
+            engine.clone(),
+            channels.clone(),
+            Arc::clone(&follow),
+            home,
+            names,
+            shutdown,
+            meters,
+        ));
+        let server = Server::start(home.root(), Arc::clone(&control), follow, server::Settings::default())
             .map_err(|e| failed(&e))?;
         let live = Arc::new(Live {
             home: home.clone(),
@@ -200,6 +220,11 @@ impl Node {
         });
         // A visitor leaves the control socket to the daemon, as it does the hubs.
         let link = if recovery == Recovery::All { ControlLink::start(&live).map_err(|e| failed(&e))? } else { None };
+        // Conversations do not depend on who looks on.
+        let port = config.metrics_listen.filter(|_| recovery == Recovery::All);
+        let port = port.and_then(|address| {
+            MetricsPort::start(address, control).inspect_err(|e| log::error!("serve.metrics_failed error={e}")).ok()
+        });
         Ok(Self {
             engine,
             journal,
@@ -210,6 +235,7 @@ impl Node {
             link,
             snapshots,
             server: Some(server),
+            port,
             shutdowns,
             _reaper: reaper,
             _lock: lock,
@@ -283,6 +309,7 @@ impl Node {
         if let Some(snapshots) = self.snapshots.take() {
             snapshots.stop();
         }
+        drop(self.port.take());
         if let Some(server) = self.server.take() {
             server.stop();
         }

@@ -132,7 +132,8 @@ fn complete(core: &Core, turn: &Turn, run: &Run) {
         Run::Threw(thrown) => (None, Some(thrown)),
     };
     let wall_ms = wall_ms(turn);
-    let done = TurnDone { message: &turn.message, turn_id: &turn.id, result, thrown, wall_ms };
+    let runtime = turn.progress().runtime.clone().unwrap_or_else(|| turn.runtime.clone());
+    let done = TurnDone { message: &turn.message, turn_id: &turn.id, runtime: &runtime, result, thrown, wall_ms };
     core.hooked(|hook| hook.turn_complete(&done));
 }
 

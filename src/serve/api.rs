@@ -36,6 +36,11 @@ pub trait Control: Send + Sync {
     /// The daemon's account of itself.
     fn status(&self) -> DaemonStatus;
 
+    /// Its figures, in the text format of Prometheus.
+    fn metrics(&self) -> String {
+        String::new()
+    }
+
     /// How it feels; quick, for monitors.
     fn health(&self) -> Health;
 
@@ -114,6 +119,7 @@ fn dispatch(request: &Request, control: &dyn Control) -> Result<Reply, Refusal> 
             let health = control.health();
             json(if health.status == Wellness::Down { 503 } else { 200 }, &health)
         }
+        ("GET", ["metrics"]) => Reply::Answer(metrics(control)),
         ("GET", ["v1", "status"]) => json(200, &control.status()),
         ("GET", ["v1", "sessions"]) => json(200, &control.sessions()?),
         ("POST", ["v1", "sessions", "reset"]) => json(200, &control.reset_sessions(checked_reset(body(request)?)?)?),
@@ -145,6 +151,12 @@ fn dispatch(request: &Request, control: &dyn Control) -> Result<Reply, Refusal> 
     })
 }
 
+/// The answer to `GET /metrics`.
+pub(super) fn metrics(control: &dyn Control) -> Answer {
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    Answer { status: 200, content_type, allow: None, body: control.metrics().into_bytes() }
+}
+
 fn refused(path: &str, method: &str, allow: Option<&'static str>) -> Refusal {
     let (kind, message) = match allow {
         Some(allow) => (ErrorKind::MethodNotAllowed, format!("{} takes {allow}, not {}", shown(path), shown(method))),
@@ -156,7 +168,7 @@ fn refused(path: &str, method: &str, allow: Option<&'static str>) -> Refusal {
 /// The methods of a path that exists.
 fn methods(path: &[&str]) -> Option<&'static str> {
     match path {
-        ["health"]
+        ["health" | "metrics"]
         | ["v1", "status" | "sessions" | "queue"]
         | ["v1", "messages" | "queue", _]
         | ["v1", "messages", _, "events"] => Some("GET"),

@@ -9,6 +9,7 @@
 //! - [`api`]: the trait [`Control`], the routes, and the glue between them.
 //! - [`follow`]: remembers the progress of messages, so that it can be watched from the beginning.
 //! - [`http`] and [`conn`]: heads and bodies as bytes, and the timed reading and writing of them.
+//! - [`port`]: the metrics on a TCP port of this machine, for those who want that.
 //! - [`sse`]: event streams as bytes, both directions.
 //! - `watch`: serving one event stream.
 //! - [`server`]: acceptor and connection threads. [`client`]: the other end. [`socket`]: where they meet.
@@ -18,6 +19,7 @@ pub mod client;
 pub mod conn;
 pub mod follow;
 pub mod http;
+pub mod port;
 pub mod queue;
 pub mod server;
 pub mod socket;

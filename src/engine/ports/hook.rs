@@ -11,6 +11,8 @@ pub struct TurnDone<'a> {
     pub message: &'a Inbound,
     /// Turn id.
     pub turn_id: &'a str,
+    /// Runtime id.
+    pub runtime: &'a str,
     /// What the last run returned; `None` when it threw.
     pub result: Option<&'a RunResult>,
     /// Why the last run could not begin, or did not return.
