@@ -6,5 +6,5 @@ use bellhop::cli;
 use bellhop::daemon::Program;
 
 fn main() -> ExitCode {
-    cli::main(std::env::args_os().skip(1), &Program)
+    cli::main(std::env::args_os(), &Program)
 }

@@ -62,6 +62,8 @@ impl Stage {
             reply_to: None,
             trace_id: None,
             turn_id: id.into(),
+            by_tool: false,
+            mentions: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bellhop::engine::PASS_VARIABLE;
 use bellhop::engine::cancel::{CancelReason, CancelToken};
 use bellhop::engine::ports::{Approval, ErrorClass, ProcessId, ResumedSession, RunRequest, RunResult, Runtime};
 use bellhop::message::TrustLevel;
@@ -115,6 +116,22 @@ fn the_second_turn_goes_to_the_same_process() {
     assert_eq!(said[0], json!({"type":"user","message":{"role":"user","content":"hello"}}));
     assert_eq!(said[1]["message"]["content"], "again");
     assert!(!world.lines("starts")[0].contains("hello"), "a prompt is no argument");
+}
+
+#[test]
+fn a_process_keeps_the_pass_of_its_first_turn_and_says_whose_that_is() {
+    let world = World::new(&format!("printf '%s\\n' \"$BELLHOP_ROOM_TOKEN\" >>\"$dir/passes\"\n{ANSWER}"));
+    let with_pass = |mut request: RunRequest, pass: &str| {
+        request.env.push((PASS_VARIABLE.to_owned(), pass.to_owned()));
+        request
+    };
+    let request = with_pass(world.cli.request("hello"), "one");
+    let (_, first) = world.run(&request);
+    let (second, sink) = world.run(&with_pass(world.resumed("again"), "two"));
+    assert_eq!((second.text.as_str(), world.lines("pids").len()), ("answer 2", 1), "another pass is no other process");
+    assert_eq!(world.lines("passes"), ["one", "one"]);
+    assert!(first.served_by.is_empty());
+    assert_eq!(sink.served_by, [request.turn_id]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What `send` and `chat` have in common: from options to a message, from a message to its end.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::args::Parsed;
@@ -8,6 +9,9 @@ use super::failure::Failure;
 use crate::config::paths::{directory_conversation, expand_tilde, plain};
 use crate::engine::ports::{TurnReport, TurnStatus};
 use crate::serve::wire::{AnswerApproval, Decision, FromTurn, Submit};
+
+/// The longest message from standard input, in bytes.
+const TEXT_LIMIT: u64 = 4 << 20;
 
 /// The message that the options describe, without its text.
 pub fn from_options(args: &Parsed) -> Result<Submit, Failure> {
@@ -29,6 +33,25 @@ pub fn from_options(args: &Parsed) -> Result<Submit, Failure> {
         files,
         ..Submit::default()
     })
+}
+
+/// The operands joined with spaces; for a single `-`, what standard input holds.
+pub fn words(operands: &[String]) -> Result<String, Failure> {
+    if operands != ["-"] {
+        return Ok(operands.join(" "));
+    }
+    let mut bytes = Vec::new();
+    io::stdin()
+        .lock()
+        .take(TEXT_LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::new(format!("standard input cannot be read: {e}")))?;
+    if bytes.len() as u64 > TEXT_LIMIT {
+        return Err(Failure::usage(format!(
+            "standard input holds more than {TEXT_LIMIT} bytes; attach it with --file"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::usage("standard input is not UTF-8; attach it with --file"))
 }
 
 /// The turn in which this command was started, if an agent has started it.

@@ -29,6 +29,7 @@ mod message;
 mod nearest;
 mod output;
 mod queue;
+mod room;
 mod runtimes;
 mod send;
 mod service;
@@ -42,6 +43,7 @@ mod transcript;
 mod usage;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use self::args::{Parsed, Request};
@@ -71,9 +73,9 @@ impl Context<'_> {
     }
 }
 
-/// Runs a command line (without the program's name).
+/// Runs a command line, beginning with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>, host: &dyn Host) -> ExitCode {
-    let done = match args::parse(args) {
+    let done = match args::parse(as_called(args)) {
         Ok(Request::Help(text)) => output::say(&text).map(|()| Exit::Ok).map_err(Failure::from),
         Ok(Request::Nothing(text)) => output::say(&text).map(|()| Exit::Failed).map_err(Failure::from),
         Ok(Request::Version) => output::say(&version()).map(|()| Exit::Ok).map_err(Failure::from),
@@ -82,6 +84,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>, host: &dyn Host) -> ExitCo
         Err(error) => Err(Failure::usage(format!("{error}\nbellhop: see: bellhop --help"))),
     };
     finish(done).into()
+}
+
+/// The name under which agents look for the commands of `bellhop room`.
+const AGENTS_NAME: &str = "botcord";
+
+/// The arguments without the program's name; `botcord send …` is `room send …`.
+fn as_called(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args = args.into_iter();
+    let name = args.next().map(PathBuf::from).unwrap_or_default();
+    let rest: Vec<OsString> = args.collect();
+    if name.file_name().is_none_or(|name| name != AGENTS_NAME) {
+        return rest;
+    }
+    match rest.first().and_then(|first| first.to_str()) {
+        None => vec!["room".into(), "--help".into()],
+        Some("--version" | "-V" | "version") => vec!["version".into()],
+        Some("help") => std::iter::once("help".into()).chain(["room".into()]).chain(rest.into_iter().skip(1)).collect(),
+        Some(_) => std::iter::once("room".into()).chain(rest).collect(),
+    }
 }
 
 /// Says what went wrong.
@@ -118,6 +139,7 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<Exit, Failure> {
         "cancel" => cancel::run(args, &context),
         "status" => status::run(args, &context),
         "queue" => queue::run(args, &context),
+        "room" => room::run(args, &context),
         "journal" => journal::run(args, &context),
         "stop" => stop::run(args, &context),
         "logs" => logs::run(args, &context),
@@ -142,5 +164,24 @@ fn print(text: Option<String>) -> std::io::Result<Exit> {
     match text {
         Some(text) => output::say(&text).map(|()| Exit::Ok),
         None => Ok(Exit::Usage),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_call_the_program_by_another_name() {
+        let called = |line: &str| {
+            let args = as_called(line.split(' ').map(OsString::from));
+            args.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(called("/usr/bin/bellhop send x"), "send x");
+        assert_eq!(called("/h/bin/botcord send --room rm_1 --text x"), "room send --room rm_1 --text x");
+        assert_eq!(called("botcord memory"), "room memory");
+        assert_eq!(called("botcord"), "room --help");
+        assert_eq!(called("botcord help send"), "help room send");
+        assert_eq!(called("botcord --version"), "version");
     }
 }

@@ -1,6 +1,6 @@
 //! `bellhop send`: one message, its reply, an exit code.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
@@ -11,16 +11,13 @@ use super::args::Parsed;
 use super::connect;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::message::{exit_of, from_options, standing_answer, trouble};
+use super::message::{exit_of, from_options, standing_answer, trouble, words};
 use super::output::{complain, neutral, one_line, say, say_json};
 use super::signals;
 use crate::engine::ports::{TurnFailure, TurnReport, TurnStatus, Usage};
 use crate::serve::client::{Client, ClientError};
 use crate::serve::wire::{Accepted, AnswerApproval, Event, Submit};
 use crate::thread;
-
-/// The longest message from standard input, in bytes.
-const TEXT_LIMIT: u64 = 4 << 20;
 
 /// After the time limit of `--timeout` the engine's own report is waited for so long before the message is
 /// cancelled from here (it may still wait for its turn).
@@ -54,7 +51,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         return Err(Failure::usage("option --timeout: expected at least 1 second"));
     }
     message.timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
-    message.text = text(&args.operands)?;
+    message.text = words(&args.operands)?;
     if message.text.trim().is_empty() && message.files.is_empty() {
         return Err(Failure::usage("the message is empty"));
     }
@@ -72,24 +69,6 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let (accepted, outcome) = converse(&connection.client, &message, timeout, standing_answer(args), &signals)?;
     drop(connection);
     finish(&accepted, outcome, args.flag("json"))
-}
-
-fn text(operands: &[String]) -> Result<String, Failure> {
-    if operands != ["-"] {
-        return Ok(operands.join(" "));
-    }
-    let mut bytes = Vec::new();
-    io::stdin()
-        .lock()
-        .take(TEXT_LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Failure::new(format!("standard input cannot be read: {e}")))?;
-    if bytes.len() as u64 > TEXT_LIMIT {
-        return Err(Failure::usage(format!(
-            "standard input holds more than {TEXT_LIMIT} bytes; attach it with --file"
-        )));
-    }
-    String::from_utf8(bytes).map_err(|_| Failure::usage("standard input is not UTF-8; attach it with --file"))
 }
 
 /// How waiting ended.

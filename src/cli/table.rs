@@ -5,6 +5,8 @@
 
 use super::args::{Command, Operands, Opt, Value};
 
+mod room;
+
 const fn flag(long: &'static str, help: &'static str) -> Opt {
     Opt { long, short: None, value: Value::Flag, many: false, default: None, help }
 }
@@ -431,6 +433,7 @@ pub const COMMANDS: &[Command] = &[
         default_verb: Some("get"),
         ..EMPTY
     },
+    room::ROOM,
     Command {
         name: "completions",
         summary: "Print the completion script of a shell",
@@ -467,6 +470,7 @@ pub const COMMANDS: &[Command] = &[
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("BELLHOP_HOME", "The home, where --home is not given."),
     ("BELLHOP_AGENT, BELLHOP_TURN", "Set in turns: the agent and the turn that a message is from."),
+    ("BELLHOP_ROOM_TOKEN", "Set in turns: what lets bellhop room act for the agent. Worthless after the turn."),
     ("BELLHOP_LOG", "Level of the log: error, warn, info (the default), debug or trace."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
     ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),

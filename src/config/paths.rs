@@ -135,6 +135,11 @@ impl Home {
         self.root.join("daemon")
     }
 
+    /// The commands that agents find on their PATH.
+    pub fn commands_dir(&self) -> PathBuf {
+        self.daemon_dir().join("bin")
+    }
+
     /// The configuration.
     pub fn config(&self) -> PathBuf {
         self.daemon_dir().join("config.json")

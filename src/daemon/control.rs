@@ -10,6 +10,7 @@ use super::agents::Agents;
 use super::channels::Channels;
 use super::health::{health_of, trouble};
 use super::meters::Meters;
+use super::speaking::Speaking;
 use super::{DRAIN, metrics, queue};
 use crate::channel::local::{self, Said};
 use crate::config::paths::{directory_conversation, plain};
@@ -22,6 +23,7 @@ use crate::engine::{Acceptance, Asking, Engine, now_ms};
 use crate::message::{Overrides, TrustLevel};
 use crate::serve::api::Control;
 use crate::serve::follow::{Follow, watch_key};
+use crate::serve::room::RoomControl;
 use crate::serve::wire::{
     Accepted, AnswerApproval, Cancel, Cancelled, ChannelState, DaemonStatus, Decision, ErrorKind, Failure, FromTurn,
     Health, JournalState, MessageState, Queue, QueueAction, QueueChanged, QueueItem, ResetSessions, RunningTurn,
@@ -35,6 +37,7 @@ const MAX_HOPS: u32 = 8;
 pub(super) struct NodeControl {
     engine: Engine,
     channels: Channels,
+    speaking: Speaking,
     follow: Arc<Follow>,
     home: PathBuf,
     agents: Arc<Agents>,
@@ -63,6 +66,7 @@ impl NodeControl {
         meters: Arc<Meters>,
     ) -> Self {
         Self {
+            speaking: Speaking::new(engine.clone(), home),
             engine,
             channels,
             follow,
@@ -340,6 +344,10 @@ impl Control for NodeControl {
             return Ok(answer);
         }
         Err(Failure::new(ErrorKind::NotFound, format!("no question {id:?} waits for an answer")))
+    }
+
+    fn rooms(&self) -> Option<&dyn RoomControl> {
+        Some(&self.speaking)
     }
 
     fn shutdown(&self, how: Shutdown) -> Result<ShuttingDown, Failure> {

@@ -57,6 +57,10 @@ fn described(record: &Record) -> (&'static str, String) {
             let replies: Vec<_> = out.replies.iter().map(|o| format!("{} {}", o.id, text(o))).collect();
             ("result", format!("turn={turn} why={} replies=[{}]", out.why, replies.join(", ")))
         }
+        Record::Say { turn, out, .. } => {
+            let text = text::preview(&redact::text(&out.text));
+            ("say", format!("turn={turn} {} to={} {text:?}", out.id, out.conversation_id))
+        }
         Record::Sent { out, provider, .. } => ("sent", format!("{out} as={}", provider.as_deref().unwrap_or("-"))),
         Record::Unsent { out, why, .. } => ("unsent", format!("{out} why={why:?}")),
         Record::Interrupted { turn } => ("interrupted", format!("turn={turn}")),

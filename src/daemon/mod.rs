@@ -7,6 +7,7 @@
 mod agents;
 mod bound;
 pub mod channels;
+mod commands;
 mod control;
 mod control_link;
 mod dump;
@@ -25,6 +26,7 @@ mod rooms;
 mod runtimes;
 mod signals;
 mod snapshot;
+mod speaking;
 mod watch;
 
 use std::fs::File;
@@ -168,6 +170,7 @@ impl Node {
         let follow = Arc::new(Follow::default());
         let rooms = Rooms::default();
         agents::prepare(home, &config.local_agents);
+        commands::prepare(&home.commands_dir());
         // Who is here for some conversations of this machine leaves the hubs to the daemon.
         let hubs = if recovery == Recovery::All { Hubs::find(home, &config) } else { Hubs::default() };
         hubs.prepare(home);

@@ -104,6 +104,7 @@ pub(super) fn runtime_settings(home: &Home, config: &Config) -> RuntimeSettings 
     settings.prompt_via = config.prompt_via;
     settings.permissions = config.runtime_permissions;
     settings.acp_runtimes.clone_from(&config.acp_runtimes);
+    settings.bundled_bin = Some(home.commands_dir());
     settings.warm = Warm {
         keep: config.claude_warm,
         max: config.claude_warm_max,

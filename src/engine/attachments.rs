@@ -56,12 +56,58 @@ pub fn find(reply: &str, base: &Path) -> Vec<Attachment> {
     found
 }
 
+/// The file at `path`, which an agent wants to send: below `base` like those of a reply, but of any type. The error says
+/// what is wrong, for the agent.
+pub fn pick(path: &Path, base: &Path) -> Result<Attachment, String> {
+    let shown = path.display();
+    let base = base.canonicalize().map_err(|_| "the turn's directory is gone".to_owned())?;
+    let real = base.join(path).canonicalize().map_err(|e| format!("{shown}: {}", plain(&e)))?;
+    let Ok(inside) = real.strip_prefix(&base) else {
+        return Err(format!("{shown}: only files in the turn's directory, {}, are sent", base.display()));
+    };
+    if inside.components().any(is_hidden) {
+        return Err(format!("{shown}: hidden files are not sent, nor files in hidden directories"));
+    }
+    let meta = real.metadata().map_err(|e| format!("{shown}: {}", plain(&e)))?;
+    if !meta.is_file() {
+        return Err(format!("{shown}: it is not a regular file"));
+    }
+    if !(1..=MAX_BYTES).contains(&meta.len()) {
+        return Err(format!("{shown}: it has {} bytes; 1 to {MAX_BYTES} are sent", meta.len()));
+    }
+    let extension = real.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let text =
+        ["md", "txt", "log", "json", "xml", "patch", "diff", "toml", "yaml", "yml"].contains(&extension.as_str());
+    let content_type = content_type(&extension).or(text.then_some("text/plain"));
+    Ok(Attachment {
+        filename: real.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+        kind: kind_of(content_type),
+        content_type: content_type.map(str::to_owned),
+        source_path: None,
+        file_path: real,
+    })
+}
+
+/// What the system says, without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn is_hidden(component: Component<'_>) -> bool {
+    component.as_os_str().as_encoded_bytes().starts_with(b".")
+}
+
+fn kind_of(content_type: Option<&str>) -> AttachmentKind {
+    let is_image = content_type.is_some_and(|t| t.starts_with("image/"));
+    if is_image { AttachmentKind::Image } else { AttachmentKind::File }
+}
+
 /// The real path of a token, if that is a sendable file below `base` (which is a real path).
 fn file_below(base: &Path, token: &str) -> Option<PathBuf> {
     let path = base.join(token).canonicalize().ok()?;
     let inside = path.strip_prefix(base).ok()?;
-    let hidden = |c: Component<'_>| c.as_os_str().as_encoded_bytes().starts_with(b".");
-    if inside.parent()?.components().any(hidden) {
+    if inside.parent()?.components().any(is_hidden) {
         return None;
     }
     let meta = path.metadata().ok()?;
@@ -72,11 +118,10 @@ fn attachment(path: PathBuf, token: &str) -> Option<Attachment> {
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     TYPES.iter().find(|(known, _)| *known == extension)?;
     let content_type = content_type(&extension);
-    let is_image = content_type.is_some_and(|t| t.starts_with("image/"));
     Some(Attachment {
         filename: path.file_name()?.to_string_lossy().into_owned(),
         content_type: content_type.map(str::to_owned),
-        kind: if is_image { AttachmentKind::Image } else { AttachmentKind::File },
+        kind: kind_of(content_type),
         source_path: Some(token.to_owned()),
         file_path: path,
     })
@@ -178,6 +223,34 @@ mod tests {
         assert_eq!((found[0].kind, found[1].kind), (AttachmentKind::File, AttachmentKind::Image));
         assert_eq!(found[0].content_type.as_deref(), Some("text/csv"));
         assert!(find(text, &base.join("nowhere")).is_empty());
+    }
+
+    #[test]
+    fn what_an_agent_names_is_sent_from_its_own_directory_only() {
+        let dir = TempDir::new();
+        let base = dir.0.join("work");
+        fs::create_dir_all(base.join(".git")).unwrap();
+        for file in ["notes.md", "a.png", ".env", ".git/config", "../secret.txt"] {
+            fs::write(base.join(file), "x").unwrap();
+        }
+        fs::write(base.join("empty.txt"), "").unwrap();
+        std::os::unix::fs::symlink("../secret.txt", base.join("link.txt")).unwrap();
+        let picked = pick(&base.join("notes.md"), &base).unwrap();
+        assert_eq!((picked.filename.as_str(), picked.content_type.as_deref()), ("notes.md", Some("text/plain")));
+        assert_eq!(pick(Path::new("a.png"), &base).unwrap().kind, AttachmentKind::Image);
+        for (path, why) in [
+            (".env", "hidden"),
+            (".git/config", "hidden"),
+            ("../secret.txt", "only files in the turn's directory"),
+            ("link.txt", "only files in the turn's directory"),
+            ("/etc/passwd", "only files in the turn's directory"),
+            ("empty.txt", "it has 0 bytes"),
+            (".", "not a regular file"),
+            ("missing", "No such file"),
+        ] {
+            let refused = pick(Path::new(path), &base).unwrap_err();
+            assert!(refused.contains(why), "{path}: {refused}");
+        }
     }
 
     #[test]

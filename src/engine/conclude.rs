@@ -362,6 +362,8 @@ fn outbound(turn: &Turn, reply: Reply) -> Outbound {
         reply_to: Some(turn.message.reply_target().to_owned()),
         trace_id: turn.message.trace.as_ref().map(|t| t.id.clone()),
         turn_id: turn.id.clone(),
+        by_tool: false,
+        mentions: Vec::new(),
     }
 }
 

@@ -58,8 +58,9 @@ fn start(core: &Core, turn: &Turn) -> std::io::Result<Receiver<Part>> {
     let (message, runtime) = (Arc::clone(&turn.message), turn.runtime.clone());
     let facts = turn.facts();
     let (channel_kind, text_is_delivered) = (facts.channel_kind.to_owned(), facts.text_is_delivered);
+    let has_tools = facts.has_tools;
     thread::spawn_sized("context", STACK, move || {
-        let facts = PromptFacts { runtime: &runtime, channel_kind: &channel_kind, text_is_delivered };
+        let facts = PromptFacts { runtime: &runtime, channel_kind: &channel_kind, text_is_delivered, has_tools };
         if to.send(Part::Context(prompts.system_context(&message, facts))).is_ok() {
             let _ = to.send(Part::Rules(prompts.system_rules(&message)));
         }

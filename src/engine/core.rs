@@ -19,6 +19,7 @@ use super::intake::Intake;
 use super::journal::Journal;
 use super::outbox::Outbox;
 use super::park_timer::Parks;
+use super::pass::Passes;
 use super::persist::Sessions;
 use super::policy::Policies;
 use super::ports::{Channel, PromptBuilder, Runtimes, TurnEvent, TurnHook, TurnObserver};
@@ -186,6 +187,9 @@ pub(super) struct Core {
     pub(super) breakers: Mutex<Breakers>,
     pub(super) fuse: Mutex<Fuse>,
     pub(super) pings: Arc<Pings>,
+    pub(super) passes: Passes,
+    /// Held from the look whether something was said already until it is in the journal.
+    pub(super) saying: Mutex<()>,
     pub(super) hooks: RwLock<Vec<Arc<dyn TurnHook>>>,
     /// Called when something changes that a picture of the engine shows.
     pub(super) on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,

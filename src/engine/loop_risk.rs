@@ -229,8 +229,11 @@ fn are_similar(a: &str, b: &str) -> bool {
     common as f64 / all as f64 >= 0.88
 }
 
-/// The text that a tool call sends to a room by itself, bypassing the engine: `botcord send … --text "…"` in a
-/// shell, or the `botcord_send` tool.
+/// What a shell command that sends a text has in it.
+const SENDING: [&str; 4] = ["botcord send ", "botcord reply ", "bellhop room send ", "bellhop room reply "];
+
+/// The text that a tool call sends to a room by itself, apart from the turn's reply: `botcord send … --text "…"` or
+/// `bellhop room send …` in a shell, or the `botcord_send` tool.
 pub fn sent_by_tool(block: &Block) -> Option<String> {
     if block.kind != BlockKind::ToolUse {
         return None;
@@ -239,7 +242,8 @@ pub fn sent_by_tool(block: &Block) -> Option<String> {
     if tool.ends_with("botcord_send") {
         return find_string(&block.raw, &|key, _| matches!(key, "text" | "message"), 0).map(str::to_owned);
     }
-    let command = find_string(&block.raw, &|_, value| value.contains("botcord send "), 0)?;
+    let sends = |value: &str| SENDING.iter().any(|command| value.contains(command));
+    let command = find_string(&block.raw, &|_, value| sends(value), 0)?;
     let (_, after) = command.split_once("--text")?;
     let after = after.trim_start_matches([' ', '=']);
     match after.chars().next()? {
@@ -283,6 +287,8 @@ mod tests {
         };
         let shell = block("Bash", json!({"input": {"command": "botcord send --room rm_1 --text \"on it\" --json"}}));
         assert_eq!(sent_by_tool(&shell).as_deref(), Some("on it"));
+        let own = block("Bash", json!({"input": {"command": "bellhop room reply --text 'on it'"}}));
+        assert_eq!(sent_by_tool(&own).as_deref(), Some("on it"));
         let tool = block("mcp__botcord__botcord_send", json!({"input": {"room_id": "rm_1", "text": "on it"}}));
         assert_eq!(sent_by_tool(&tool).as_deref(), Some("on it"));
         assert_eq!(sent_by_tool(&block("Bash", json!({"input": {"command": "ls"}}))), None);

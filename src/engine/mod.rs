@@ -34,6 +34,7 @@ pub mod outcome;
 pub mod park;
 mod park_timer;
 mod parking;
+mod pass;
 mod persist;
 pub mod policy;
 pub mod ports;
@@ -50,6 +51,7 @@ mod settings;
 pub mod settle;
 pub mod signals;
 mod sink;
+pub mod speak;
 mod status;
 mod stream;
 pub mod timer;
@@ -83,6 +85,7 @@ use self::transcript::Writer;
 use crate::message::{Inbound, SenderKind};
 use crate::text::trim;
 
+pub use self::pass::PASS_VARIABLE;
 pub use self::persist::{forget_noted_sessions, noted_sessions};
 pub use self::recover::{Recovered, Recovery};
 pub use self::settings::{Rotation, Settings, default_max_turns};
@@ -186,6 +189,8 @@ impl Engine {
             breakers: Mutex::default(),
             fuse,
             pings: Arc::default(),
+            passes: pass::Passes::default(),
+            saying: Mutex::default(),
             hooks: RwLock::default(),
             on_change: OnceLock::new(),
             state: Mutex::new(State {

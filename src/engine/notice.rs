@@ -60,6 +60,8 @@ impl Place {
             attachments: Vec::new(),
             reply_to: Some(self.reply_to.clone()),
             trace_id: self.trace.clone(),
+            by_tool: false,
+            mentions: Vec::new(),
         }
     }
 }

@@ -10,11 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use super::core::Core;
 use super::dead;
 use super::journal::{JournalError, Record};
 use super::ports::{Channel, Delivery, Settled};
-use super::records::Ended;
+use super::records::{self, Ended};
 use super::transcript::Delivery as Recorded;
 use crate::message::Outbound;
 use crate::thread;
@@ -62,7 +64,12 @@ struct Queue {
 #[derive(Default)]
 pub(super) struct Outbox {
     queues: Mutex<HashMap<String, Queue>>,
+    /// Who waits for the end of a message, by its id.
+    waiters: Mutex<HashMap<String, Sender<Resolved>>>,
 }
+
+/// What became of a message: the far side's id of it, or why it was given up.
+pub(super) type Resolved = Result<Option<String>, String>;
 
 impl Outbox {
     /// Number of replies that wait, by channel.
@@ -75,6 +82,26 @@ impl Outbox {
         counts
     }
 
+    /// What becomes of a message; to be asked for before it is posted. Whoever does not wait any more says so with
+    /// [`Outbox::leave`].
+    pub(super) fn await_end(&self, id: &str) -> Receiver<Resolved> {
+        let (sender, end) = bounded(1);
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), sender);
+        end
+    }
+
+    /// Nobody waits for the end of this message any more.
+    pub(super) fn leave(&self, id: &str) {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Number of messages of an agent that it sent by tool and that wait.
+    pub(super) fn said_by(&self, channel: &str, account: &str) -> usize {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_agent = |out: &Outbound| out.by_tool && out.channel == channel && out.account_id == account;
+        queues.values().flat_map(|q| &q.items).filter(|item| of_agent(&item.out)).count()
+    }
+
     /// Number of replies that wait.
     pub(super) fn len(&self) -> usize {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().map(|q| q.items.len()).sum()
@@ -83,17 +110,38 @@ impl Outbox {
 
 /// Sends a reply, or queues it behind the earlier ones of its conversation.
 pub(super) fn post(core: &Arc<Core>, item: Item) {
-    let key = item.key();
-    {
-        let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queues.entry(key.clone()).or_default();
-        queue.items.push_back(item);
-        if queue.busy {
-            return;
-        }
-        queue.busy = true;
+    if let Some(key) = put(core, item) {
+        drain(core, &key);
     }
-    drain(core, &key);
+}
+
+/// The same without waiting for the channel: when this returns, the message has its place in its conversation.
+pub(super) fn post_aside(core: &Arc<Core>, item: Item) {
+    if let Some(key) = put(core, item) {
+        drain_aside(core, &key);
+    }
+}
+
+/// Queues a message; returns the key of a queue that nobody sends from yet.
+fn put(core: &Core, item: Item) -> Option<String> {
+    let key = item.key();
+    let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
+    let queue = queues.entry(key.clone()).or_default();
+    queue.items.push_back(item);
+    (!std::mem::replace(&mut queue.busy, true)).then_some(key)
+}
+
+/// [`drain`] on a thread of its own.
+fn drain_aside(core: &Arc<Core>, key: &str) {
+    let (sender, queue) = (Arc::clone(core), key.to_owned());
+    let spawned = thread::spawn("outbox", move || drain(&sender, &queue));
+    if let Err(e) = spawned {
+        log::error!("outbox.thread_failed queue={key} error={e}");
+        // Leaves the item in place; it is tried again with the next message of the conversation.
+        if let Some(queue) = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
+            queue.busy = false;
+        }
+    }
 }
 
 /// Sends from the front of one conversation's queue until it is empty or has to wait.
@@ -181,18 +229,7 @@ fn retry(core: &Arc<Core>, key: &str, mut item: Item, after: Option<Duration>, w
     queues.entry(key.to_owned()).or_default().items.push_front(item);
     drop(queues);
     let (again, key) = (Arc::clone(core), key.to_owned());
-    core.timers.after(delay, move || {
-        let core = Arc::clone(&again);
-        let queue = key.clone();
-        let spawned = thread::spawn("outbox", move || drain(&core, &queue));
-        if let Err(e) = spawned {
-            log::error!("outbox.thread_failed queue={key} error={e}");
-            // Leaves the item in place; it is tried again with the next reply of the conversation.
-            if let Some(queue) = again.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
-                queue.busy = false;
-            }
-        }
-    });
+    core.timers.after(delay, move || drain_aside(&again, &key));
     false
 }
 
@@ -201,6 +238,17 @@ fn resolve(core: &Arc<Core>, item: Item, result: Result<Option<String>, String>)
     let Item { out, entries, mut settled, record, .. } = item;
     let channel = out.channel.clone();
     let failure = result.as_ref().err().map(|why| crate::redact::text(why));
+    if out.by_tool {
+        records::said(core, &out, failure.as_deref());
+    }
+    let waiter = core.outbox.waiters.lock().unwrap_or_else(PoisonError::into_inner).remove(&out.id);
+    let told = || match &failure {
+        Some(why) => Err(why.clone()),
+        None => Ok(result.as_ref().ok().cloned().flatten()),
+    };
+    if let Some((waiter, end)) = waiter.map(|w| (w, told())) {
+        let _ = waiter.try_send(end);
+    }
     // Before the journal forgets the reply: a crash in between finds it there and looks into the transcript.
     if let Some(record) = record {
         let status = if failure.is_some() { Recorded::SendFailed } else { Recorded::Delivered };

@@ -9,7 +9,7 @@ use super::transcript::{
     BlockSummary, Body, Delivery, DropReason, OutboundFacts, Record, RuntimeFailure, TurnErrorPhase,
 };
 use super::turn::Turn;
-use crate::message::{Block, Inbound};
+use crate::message::{Block, Inbound, Outbound};
 
 fn write(core: &Core, turn_id: &str, message: &Inbound, body: Body) {
     core.transcripts.append(&Record::new(now_ms(), turn_id, message, body));
@@ -67,6 +67,11 @@ pub(super) fn turn_error(
     let runtime = evidence.is_some().then_some(turn.runtime.as_str());
     let evidence = failure.error_ref.clone().zip(evidence);
     write(core, &turn.id, &turn.message, Body::turn_error(phase, &failure.message, duration_ms, runtime, evidence));
+}
+
+/// Something that an agent said by tool is out, or given up. It goes to the room in which it was said.
+pub(super) fn said(core: &Core, out: &Outbound, failure: Option<&str>) {
+    core.transcripts.append(&Record::said(now_ms(), out, failure));
 }
 
 /// The end of a turn, to be recorded when it is known what became of its reply.

@@ -160,6 +160,14 @@ impl RunSink for TurnSink {
         Some(turn::recovery(&self.core, &self.turn, why, &self.composed))
     }
 
+    fn served_by(&mut self, name: &str) -> Option<String> {
+        let mut progress = self.turn.progress();
+        if name != self.turn.id && progress.served_by.iter().all(|known| known != name) {
+            progress.served_by.push(name.to_owned());
+        }
+        Some(self.core.passes.of(name))
+    }
+
     fn decision(&mut self) -> Option<(String, Approval)> {
         approvals::receive(&self.mailbox)
     }

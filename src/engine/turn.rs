@@ -13,6 +13,7 @@ use super::context::{self, Built};
 use super::core::{Core, Job, Live};
 use super::journal::{JournalError, Record, Ticket};
 use super::outcome::Run;
+use super::pass::PASS_VARIABLE;
 use super::ports::{
     Channel, Frame, FreshStart, PromptFacts, RecentMessage, ResumedSession, RunRequest, Runtime, Thrown, TurnEvent,
 };
@@ -92,6 +93,10 @@ pub(super) struct Progress {
     pub(super) ready: Option<Instant>,
     /// The runtime was called.
     pub(super) ran: bool,
+    /// Longer-lived processes that run it: what shows their pass acts in this turn, too.
+    pub(super) served_by: Vec<String>,
+    /// How often the agent has said something by tool.
+    pub(super) said: u32,
 }
 
 impl Progress {
@@ -146,6 +151,7 @@ impl Turn {
             runtime: &self.runtime,
             channel_kind: self.channel.as_ref().map_or("", |c| c.kind()),
             text_is_delivered: self.deliverable,
+            has_tools: self.channel.as_ref().is_some_and(|c| c.room_tools().is_some()),
         }
     }
 
@@ -287,7 +293,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         budget: turn.budget,
         gateway: turn.route.gateway.clone(),
         hermes_profile: turn.route.hermes_profile.clone(),
-        env: core.settings.child_env.clone(),
+        env: child_env(core, turn),
         attachments: turn.message.attachments.clone(),
     };
     let run =
@@ -318,6 +324,13 @@ fn has_started(turn: &Turn, taken: Result<(), JournalError>) -> bool {
         log::error!("turn.not_started queue={} turn={} error={e}", turn.key, turn.id);
     }
     taken.is_ok()
+}
+
+/// What every child gets, and the pass with which it may act in the room.
+fn child_env(core: &Core, turn: &Turn) -> Vec<(String, String)> {
+    let mut env = core.settings.child_env.clone();
+    env.push((PASS_VARIABLE.to_owned(), core.passes.of(&turn.id)));
+    env
 }
 
 /// The user turn; the trimmed raw text when composing fails.

@@ -52,4 +52,10 @@ pub struct Outbound {
     pub trace_id: Option<String>,
     /// The turn it comes from.
     pub turn_id: String,
+    /// The agent sent it by a command of its own while the turn ran; else it is what the turn came to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_tool: bool,
+    /// Participants it is meant for, by the channel's ids, or `@all`; only what is sent by tool has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mentions: Vec<String>,
 }

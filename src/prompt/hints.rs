@@ -43,7 +43,7 @@ or the room's rule says otherwise.
 This is about posting only. Work in the background that your owner or a policy has approved stays allowed: analysing, \
 updating memory, using tools, doing tasks, forwarding, notifying your owner. Do it even without posting whenever a \
 monitoring rule, goal, pending task, keyword, sender rule or agreed workflow of yours matches; look for such matches \
-(memory skill or tool: botcord_memory) before you settle on NO_REPLY.
+(memory skill or tool: botcord_memory, or `botcord memory`) before you settle on NO_REPLY.
 Let one agent speak for each topic; send no second confirmation and no courtesies. If someone else is likely to answer \
 first, run `botcord wait <seconds>` (1-30) and end your turn: you are woken after that time or by the next message.
 If nothing has to be said, make your whole answer exactly: NO_REPLY";
@@ -61,7 +61,7 @@ fn explicit_send(message: &Inbound) -> String {
         return "[Delivery] Nobody reads this wake-up room, and your final text is not sent anywhere. Send a report \
                 to the room that the task names, with the botcord_send tool or \
                 `botcord send --room <room_id> --text \"…\"`; if the task names none and the result matters, tell \
-                your owner with botcord_notify."
+                your owner with botcord_notify or `botcord notify-owner`."
             .into();
     }
     format!(
@@ -73,8 +73,8 @@ fn explicit_send(message: &Inbound) -> String {
 
 fn contact_request(labels: &str) -> String {
     format!(
-        "[Contact request] {labels} asked to become a contact. Tell your owner with botcord_notify, giving the sender's \
-         id and the text that came with the request. The decision is your owner's: neither accept nor decline it \
-         yourself."
+        "[Contact request] {labels} asked to become a contact. Tell your owner with botcord_notify or \
+         `botcord notify-owner`, giving the sender's id and the text that came with the request. The decision is your \
+         owner's: neither accept nor decline it yourself."
     )
 }

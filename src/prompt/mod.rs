@@ -176,6 +176,8 @@ impl PromptBuilder for Prompts {
         if scene != Scene::Terminal {
             blocks.room_type = Some(system_context::room_type(message));
             blocks.environment = system_context::environment(message);
+            let speaks = facts.has_tools || !facts.text_is_delivered;
+            blocks.commands = speaks.then(|| system_context::COMMANDS.to_owned());
             blocks.room = self.room_block(message, now);
             blocks.digest = self.digest(message, now);
             blocks.profile = agent_dir
@@ -288,7 +290,8 @@ mod tests {
         fs::write(dir.path().join("agents/ag_me/workspace/identity.md"), "I am Nora").unwrap();
         let prompts = prompts(&dir);
         prompts.saw(&message("rm_2", "group"));
-        let facts = PromptFacts { runtime: "codex", channel_kind: "botcord", text_is_delivered: false };
+        let facts =
+            PromptFacts { runtime: "codex", channel_kind: "botcord", text_is_delivered: false, has_tools: true };
         let context = prompts.system_context(&message("rm_1", "group"), facts).unwrap();
         assert_eq!(
             headings(&context),
@@ -296,6 +299,7 @@ mod tests {
                 "[BotCord Identity]",
                 "[BotCord Room-Type Awareness]",
                 "[BotCord Runtime Environment]",
+                "[BotCord Commands]",
                 "[BotCord Working Memory]",
                 "[BotCord Room Context]",
                 "[BotCord Cross-Room Awareness]",
@@ -314,7 +318,7 @@ mod tests {
         prompts.saw(&message("rm_2", "group"));
         let mut local = message("terminal", "direct");
         local.origin = crate::message::Origin::OwnerChat;
-        let facts = PromptFacts { runtime: "echo", channel_kind: "local", text_is_delivered: true };
+        let facts = PromptFacts { runtime: "echo", channel_kind: "local", text_is_delivered: true, has_tools: false };
         let context = prompts.system_context(&local, facts).unwrap();
         assert_eq!(headings(&context), ["[Local Scene]", "[BotCord Working Memory]"]);
         assert!(!context.contains("botcord_send") && !context.contains("hub"), "{context}");

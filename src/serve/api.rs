@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::http::{Answer, Request, shown};
+use super::room::{self, RoomControl};
 use super::wire::{
     Accepted, AnswerApproval, Cancel, Cancelled, DaemonStatus, ErrorKind, FILES_LIMIT, Failure, Health, ID_LIMIT,
     MessageState, Queue, QueueAction, QueueChanged, QueueItem, ResetSessions, Sessions, SessionsReset, Shutdown,
@@ -66,6 +67,11 @@ pub trait Control: Send + Sync {
     fn answer_approval(&self, id: &str, answer: AnswerApproval) -> Result<AnswerApproval, Failure> {
         let _ = answer;
         Err(Failure::new(ErrorKind::NotFound, format!("no question {id:?} waits for an answer")))
+    }
+
+    /// What the agents of running turns may ask for; `None`: nothing.
+    fn rooms(&self) -> Option<&dyn RoomControl> {
+        None
     }
 
     /// Begins to end. Must return before the server is stopped, so that this can be answered.
@@ -146,6 +152,10 @@ fn dispatch(request: &Request, control: &dyn Control) -> Result<Reply, Refusal> 
             let answer = body(request)?;
             json(200, &control.answer_approval(checked_id("approval id", id)?, checked_answer(answer)?)?)
         }
+        ("POST", ["v1", "room", verb]) if room::has(verb) => match control.rooms() {
+            Some(rooms) => room::respond(request, verb, rooms)?,
+            None => return Err(refused(request.path(), "POST", None)),
+        },
         ("POST", ["v1", "shutdown"]) => json(202, &control.shutdown(body(request)?)?),
         (method, _) => return Err(refused(request.path(), method, allow)),
     })
@@ -172,6 +182,7 @@ fn methods(path: &[&str]) -> Option<&'static str> {
         | ["v1", "status" | "sessions" | "queue"]
         | ["v1", "messages" | "queue", _]
         | ["v1", "messages", _, "events"] => Some("GET"),
+        ["v1", "room", verb] if room::has(verb) => Some("POST"),
         ["v1", "queue", _, action] if QueueAction::parse(action).is_some() => Some("POST"),
         ["v1", "messages" | "cancel" | "shutdown"]
         | ["v1", "sessions", "reset"]
@@ -181,7 +192,7 @@ fn methods(path: &[&str]) -> Option<&'static str> {
     }
 }
 
-fn json(status: u16, document: &impl serde::Serialize) -> Reply {
+pub(super) fn json(status: u16, document: &impl serde::Serialize) -> Reply {
     Reply::Answer(Answer::json(status, document))
 }
 
@@ -190,7 +201,7 @@ fn json(status: u16, document: &impl serde::Serialize) -> Reply {
 #[serde(deny_unknown_fields)]
 struct Empty {}
 
-fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Failure> {
+pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Failure> {
     if request.body.is_empty() {
         // No body says as much as an empty object.
         return json::from_str("{}").map_err(|e| bad(format!("there is no body; a JSON object is expected: {e}")));
@@ -223,7 +234,7 @@ fn last_event(request: &Request) -> Result<u64, Failure> {
     }
 }
 
-fn checked_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Failure> {
+pub(super) fn checked_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Failure> {
     if id.is_empty() || id.len() > ID_LIMIT || id.chars().any(char::is_control) {
         let message = format!("{what} is {}; 1 to {ID_LIMIT} bytes without control characters are expected", shown(id));
         return Err(bad(message));
@@ -231,7 +242,7 @@ fn checked_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Failure> {
     Ok(id)
 }
 
-fn checked_path(what: &str, path: &Path) -> Result<(), Failure> {
+pub(super) fn checked_path(what: &str, path: &Path) -> Result<(), Failure> {
     if path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0) {
         return Ok(());
     }

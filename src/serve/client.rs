@@ -139,6 +139,17 @@ impl Default for ClientLimits {
 pub struct Client {
     socket: PathBuf,
     limits: ClientLimits,
+    token: Option<Token>,
+}
+
+/// The token of a turn. Not even a debugger's line shows it.
+#[derive(Clone)]
+struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 impl Client {
@@ -149,7 +160,7 @@ impl Client {
 
     /// The same with other time limits.
     pub fn with_limits(path: &Path, limits: ClientLimits) -> Result<Self, ClientError> {
-        let client = Self { socket: path.to_owned(), limits };
+        let client = Self { socket: path.to_owned(), limits, token: None };
         client.open().map(drop)?;
         Ok(client)
     }
@@ -259,6 +270,18 @@ impl Client {
         self.post(&format!("/v1/approvals/{}", percent_encode(id)), answer)
     }
 
+    /// The same client, acting for the agent of the turn whose token this is.
+    #[must_use]
+    pub fn acting(self, token: &str) -> Self {
+        // A line break would end the header field; no token holds one.
+        Self { token: Some(Token(token.replace(['\r', '\n'], ""))), ..self }
+    }
+
+    /// Asks for something that the agent of a turn may do: `/v1/room/<verb>`. See [`Client::acting`].
+    pub fn room<A: DeserializeOwned>(&self, verb: &str, request: &impl Serialize) -> Result<A, ClientError> {
+        self.post(&format!("/v1/room/{verb}"), request)
+    }
+
     fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
         let (status, body) = self.exchange("GET", path, None)?;
         understand(status, &body)
@@ -296,6 +319,9 @@ impl Client {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: bellhop\r\nConnection: close\r\n").into_bytes();
         if let Some(number) = last_event {
             request.extend(format!("Last-Event-ID: {number}\r\n").bytes());
+        }
+        if let Some(Token(token)) = &self.token {
+            request.extend(format!("Authorization: Bearer {token}\r\n").bytes());
         }
         if let Some(body) = body {
             request.extend(format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len()).bytes());

@@ -6,6 +6,7 @@
 //!
 //! - [`wire`]: every request, answer and event as a type; the one place where the protocol is defined.
 //! - [`queue`]: its part about the queue.
+//! - [`room`]: its part for the agents of running turns.
 //! - [`api`]: the trait [`Control`], the routes, and the glue between them.
 //! - [`follow`]: remembers the progress of messages, so that it can be watched from the beginning.
 //! - [`http`] and [`conn`]: heads and bodies as bytes, and the timed reading and writing of them.
@@ -21,6 +22,7 @@ pub mod follow;
 pub mod http;
 pub mod port;
 pub mod queue;
+pub mod room;
 pub mod server;
 pub mod socket;
 pub mod sse;

@@ -61,6 +61,8 @@ pub struct Recorder {
     pub later: Option<(Approval, CancelToken)>,
     /// Requests for permission in order.
     pub questions: Vec<ApprovalRequest>,
+    /// Processes of earlier turns that run this one.
+    pub served_by: Vec<String>,
     /// Decisions that have come, in order.
     pub decisions: Vec<(String, Approval)>,
 }
@@ -99,6 +101,11 @@ impl RunSink for Recorder {
         }
         self.questions.push(question);
         self.approve.clone()
+    }
+
+    fn served_by(&mut self, name: &str) -> Option<String> {
+        self.served_by.push(name.to_owned());
+        Some(format!("pass of {name}"))
     }
 
     fn decision(&mut self) -> Option<(String, Approval)> {

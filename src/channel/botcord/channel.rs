@@ -15,12 +15,13 @@ use super::inbox::{AckAt, Inbox};
 use super::live;
 use super::prefetch;
 use super::socket::Timing;
+use super::tools::Tools;
 use super::voice::{PATIENCE, Voice};
 use crate::engine::cancel::CancelToken;
 use crate::engine::policy::PolicySource;
 use crate::engine::ports::{
     Acceptor, Capabilities, Channel, ChannelNews, Delivery, Exit, Lifecycle, MessageStatus, RecentMessage, RoomContext,
-    Settled, StreamBlock, StreamPace,
+    RoomTools, Settled, StreamBlock, StreamPace,
 };
 use crate::message::{Inbound, Outbound};
 use crate::net::http::Http;
@@ -47,6 +48,7 @@ pub struct Botcord {
     api: Arc<Api>,
     inbox: Arc<Inbox>,
     voice: Arc<Voice>,
+    tools: Tools,
     options: Options,
 }
 
@@ -70,7 +72,8 @@ impl Botcord {
         }
         let told = Arc::clone(&voice);
         inbox.on_contact_request(Box::new(move |sender| told.contacts.wanted(sender)));
-        Ok(Arc::new(Self { agent, api, inbox, voice, options }))
+        let tools = Tools::new(Arc::clone(&api));
+        Ok(Arc::new(Self { agent, api, inbox, voice, tools, options }))
     }
 
     /// Who takes its messages.
@@ -211,6 +214,10 @@ impl Channel for Botcord {
 
     fn display_name(&self, _agent: &str) -> Option<String> {
         self.api.display_name().map(str::to_owned)
+    }
+
+    fn room_tools(&self) -> Option<&dyn RoomTools> {
+        Some(&self.tools)
     }
 
     fn hub_url(&self, _agent: &str) -> Option<String> {

@@ -59,6 +59,8 @@ pub fn out(text: &str) -> Outbound {
         reply_to: Some("m_0".into()),
         trace_id: Some("h_0".into()),
         turn_id: "1".into(),
+        by_tool: false,
+        mentions: Vec::new(),
     }
 }
 

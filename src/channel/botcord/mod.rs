@@ -44,6 +44,7 @@ pub mod socket;
 pub mod stream_block;
 pub mod token;
 pub mod tool_event;
+pub mod tools;
 pub mod typing_budget;
 pub mod voice;
 pub mod wire;

@@ -210,7 +210,7 @@ fn draft<'a>(out: &'a Outbound, id: &'a str, payload: &'a Value, attempt: Attemp
         topic: out.topic.as_deref().filter(|t| !t.is_empty()),
         goal: None,
         payload,
-        mentions: &[],
+        mentions: &out.mentions,
         trace_id: out.trace_id.as_deref(),
     }
 }

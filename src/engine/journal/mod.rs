@@ -41,7 +41,7 @@ pub use ledger::{
     Ledger, Note, OutboxItem, Parked, Turn, TurnResult,
 };
 pub use load::{BadLine, Dumped, LoadReport, dump, fold};
-pub use record::{Announced, Line, MAX_LINE, Outcome, Past, Record, Stamped, VERSION, decode, encode};
+pub use record::{Announced, Line, MAX_LINE, Outcome, Past, Record, Said, Stamped, VERSION, decode, encode};
 pub use ticket::{Then, Ticket};
 
 use shared::Shared;

@@ -87,6 +87,15 @@ pub enum Record {
         /// What came of it.
         out: Outcome,
     },
+    /// The agent of a running turn says something by a command of its own; it is to be sent.
+    Say {
+        /// Turn id.
+        turn: String,
+        /// Recognises a repetition, see [`Said::key`]. Empty where compaction wrote it: the entries know.
+        key: String,
+        /// What is to be sent.
+        out: Arc<Outbound>,
+    },
     /// A reply was delivered.
     Sent {
         /// [`Outbound::id`].
@@ -227,6 +236,7 @@ impl Record {
             "session" => Self::Session { turn: f.get("turn")?, id: f.get("id")? },
             "effects" => Self::Effects { turn: f.get("turn")? },
             "result" => Self::Result { turn: f.get("turn")?, out: f.get("out")? },
+            "say" => Self::Say { turn: f.get("turn")?, key: f.get("key")?, out: f.get("out")? },
             "sent" => Self::Sent { out: f.get("out")?, turn: f.get("turn")?, provider: f.get("provider")? },
             "unsent" => Self::Unsent { out: f.get("out")?, turn: f.get("turn")?, why: f.get("why")? },
             "interrupted" => Self::Interrupted { turn: f.get("turn")? },
@@ -278,6 +288,24 @@ pub struct Past {
     /// The session that the latest of them announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Announced>,
+    /// What the agent said by tool on the way, so that an attempt that begins anew does not say it again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<Said>,
+}
+
+/// Something that an agent said by tool while it worked on an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// A digest of where and what.
+    pub key: String,
+    /// [`Outbound::id`].
+    pub out: String,
+    /// It is delivered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sent: bool,
+    /// The far side's id of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
 }
 
 /// A session that a runtime announced while it ran.
@@ -400,7 +428,13 @@ mod tests {
             "id": "o", "turnId": "t1", "channel": "c", "accountId": "a", "conversationId": "r", "text": "t",
         }))
         .unwrap();
-        let past = Past { attempts: 2, effects: true, session: Some(Announced { rt: "codex".into(), id: "s".into() }) };
+        let said = |sent: bool| Said { key: "k".into(), out: "o".into(), sent, provider: sent.then(|| "p".into()) };
+        let past = Past {
+            attempts: 2,
+            effects: true,
+            session: Some(Announced { rt: "codex".into(), id: "s".into() }),
+            said: vec![said(true), said(false)],
+        };
         let outcome = Outcome { replies: vec![out.clone()], session: Some(json!({"a": [1]})), why: "w".into() };
         let (e, turn, why) = (|| "e1".to_owned(), || "t1".to_owned(), || "w".to_owned());
         let accepted = |past| Record::Accepted {
@@ -430,6 +464,7 @@ mod tests {
             Record::Spawned { turn: turn(), pid: 2, start: u64::MAX },
             Record::Session { turn: turn(), id: "s".into() },
             Record::Effects { turn: turn() },
+            Record::Say { turn: turn(), key: "k".into(), out: out.clone() },
             Record::Result { turn: turn(), out: Outcome::default() },
             Record::Result { turn: turn(), out: outcome },
             Record::Sent { out: "o".into(), turn: turn(), provider: None },
@@ -462,7 +497,7 @@ mod tests {
             let body = line.strip_suffix(b"\n").unwrap();
             assert_eq!(decode(body), Ok(Line::Known(Stamped { t: 9, record })), "{sound}");
         }
-        assert_eq!(kinds.len(), 22);
+        assert_eq!(kinds.len(), 23);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::RoomTools;
 use crate::engine::policy::PolicySource;
 pub use crate::engine::stream::StreamPace;
 use crate::message::{BlockKind, Digest, Inbound, Outbound};
@@ -209,6 +210,11 @@ pub trait Channel: Send + Sync {
 
     /// Where the policies of attention come from. A channel without them wakes the agent on every message.
     fn policies(&self) -> Option<&dyn PolicySource> {
+        None
+    }
+
+    /// What the agents of this channel may ask about rooms while their turns run. Sending is not among it.
+    fn room_tools(&self) -> Option<&dyn RoomTools> {
         None
     }
 

@@ -11,6 +11,7 @@ mod lifecycle;
 mod observer;
 mod prompt;
 mod runtime;
+mod tools;
 
 pub use acceptor::*;
 pub use channel::*;
@@ -19,3 +20,4 @@ pub use lifecycle::*;
 pub use observer::*;
 pub use prompt::*;
 pub use runtime::*;
+pub use tools::*;

@@ -12,6 +12,8 @@ pub struct PromptFacts<'a> {
     pub channel_kind: &'a str,
     /// Whether the text of the turn reaches the room (else the agent has to speak by tool).
     pub text_is_delivered: bool,
+    /// Whether the channel answers questions about its rooms, and takes files.
+    pub has_tools: bool,
 }
 
 /// Why a session starts anew in the middle of a conversation.

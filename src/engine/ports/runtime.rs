@@ -338,6 +338,14 @@ pub trait RunSink {
         None
     }
 
+    /// The run is the work of a process that serves other turns as well. What shows the pass of that process acts in this
+    /// turn, too, as long as it runs. The name is the turn that the process was started in, or one that the adapter makes
+    /// up and keeps. Returns the pass, for a process that is yet to be started.
+    fn served_by(&mut self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
+
     /// The next decision that has come, with the id of its request.
     fn decision(&mut self) -> Option<(String, Approval)>;
 }

@@ -5,6 +5,7 @@
 //! is synced: a transcript may lose its last lines in a power cut, the journal may not.
 
 mod failure;
+mod history;
 mod parts;
 mod paths;
 mod read;

@@ -43,6 +43,28 @@ impl Record {
         }
     }
 
+    /// The agent has said something by tool; `failure` is why it could not be delivered.
+    pub fn said(at_ms: i64, out: &message::Outbound, failure: Option<&str>) -> Self {
+        let (text, cut) = redact::text_head(&out.text, TEXT_LIMIT);
+        let body = Body::Said {
+            message_id: out.id.clone(),
+            text,
+            files: out.attachments.iter().map(|a| a.filename.clone()).collect(),
+            delivery_status: if failure.is_some() { Delivery::SendFailed } else { Delivery::Delivered },
+            delivery_reason: failure.map(redact::text),
+            truncated: cut.then_some(Truncated::Text(true)),
+        };
+        Self {
+            ts: timestamp(at_ms),
+            kind: body.kind(),
+            turn_id: out.turn_id.clone(),
+            agent_id: out.account_id.clone(),
+            room_id: out.conversation_id.clone(),
+            topic_id: out.thread_id.clone(),
+            body,
+        }
+    }
+
     /// The agent, room and topic whose file it goes to.
     pub fn place(&self) -> (&str, &str, Option<&str>) {
         (&self.agent_id, &self.room_id, self.topic_id.as_deref())
@@ -131,6 +153,23 @@ pub enum Body {
         /// The redacted event, where asked for.
         #[serde(skip_serializing_if = "Option::is_none")]
         raw: Option<Value>,
+    },
+    /// The agent has said something in this room by a command of its own, in whatever room its turn ran.
+    Said {
+        /// Its id on the way out.
+        message_id: String,
+        /// What was said.
+        text: String,
+        /// Names of the files that went along.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        files: Vec<String>,
+        /// What became of it.
+        delivery_status: Delivery,
+        /// Why it was not delivered.
+        delivery_reason: Option<String>,
+        /// Set when the text was cut.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        truncated: Option<Truncated>,
     },
     /// The turn ended with a reply, an empty one included. See [`Body::outbound`].
     Outbound {
@@ -300,6 +339,7 @@ impl Body {
             Self::Dropped { .. } => "dropped",
             Self::Dispatched { .. } => "dispatched",
             Self::Block { .. } => "block",
+            Self::Said { .. } => "said",
             Self::Outbound { .. } => "outbound",
             Self::TurnError { .. } => "turn_error",
         }
@@ -314,7 +354,11 @@ impl Body {
     pub(super) fn ends_turn(&self) -> bool {
         !matches!(
             self,
-            Self::Inbound { .. } | Self::ComposeFailed { .. } | Self::Dispatched { .. } | Self::Block { .. }
+            Self::Inbound { .. }
+                | Self::ComposeFailed { .. }
+                | Self::Dispatched { .. }
+                | Self::Block { .. }
+                | Self::Said { .. }
         )
     }
 }

@@ -14,8 +14,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::Deserialize;
 
 use super::paths::{self, DIRECTORY, Place};
-use super::read;
 use super::record::Record;
+use super::{history, read};
+use crate::engine::ports::RoomMessage;
 use crate::json;
 use crate::message::Inbound;
 use crate::thread;
@@ -128,6 +129,11 @@ impl Writer {
             .rev()
             .filter_map(|line| json::from_str(line).ok())
             .any(|seen: Seen| seen.turn_id == turn_id && ["outbound", "turn_error"].contains(&seen.kind.as_str()))
+    }
+
+    /// The last messages of a conversation as this machine has seen them, oldest first.
+    pub fn history(&self, agent: &str, room: &str, topic: Option<&str>, limit: usize) -> Vec<RoomMessage> {
+        history::read(&self.inner.agents, agent, room, topic, limit)
     }
 
     /// Deletes files that were last written before the time less [`RETENTION`], but none that a running turn writes

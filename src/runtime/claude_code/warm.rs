@@ -20,6 +20,7 @@ use super::events::{Parser, Totals};
 use super::pool::{Identity, Kept, Pool};
 use super::{ClaudeCode, ID, SystemPrompt, environment, is_owner, scratch, stream_arguments, system_text};
 use crate::crypto::hex;
+use crate::engine::PASS_VARIABLE;
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::ports::{Approval, ErrorClass, RunRequest, RunResult, RunSink, Runtime, Thrown};
 use crate::runtime::context_file::Scratch;
@@ -74,12 +75,15 @@ impl Claude {
         let mut changes = environment(&self.settings);
         changes.set(WARM_MARK, mark(&self.settings));
         let args = stream_arguments(request, &self.settings, None, SystemPrompt::None);
+        let mut env = environ::of_run(request, &self.settings, &changes)?;
+        // Another one for each turn; what a process was started with counts for its later turns as well.
+        env.retain(|(name, _)| name != PASS_VARIABLE);
         Ok(Identity {
             program,
             file,
             args: args.iter().map(|arg| arg.as_str().to_owned()).collect(),
             system: system_text(request),
-            env: environ::of_run(request, &self.settings, &changes)?,
+            env,
             cwd: request.cwd.clone(),
         })
     }
@@ -104,12 +108,14 @@ impl Claude {
             _ => None,
         };
         let args = self.arguments(request, &wanted, scratch.as_ref().map(Scratch::path));
+        let pass = request.env.iter().find(|(name, _)| name == PASS_VARIABLE);
+        let pass = pass.map(|(name, value)| (name.into(), value.into()));
         let spec = Spec {
             runtime: ID.to_owned(),
             turn_id: request.turn_id.clone(),
             program: wanted.program.clone(),
             args: args.iter().map(|arg| OsString::from(arg.as_str())).collect(),
-            env: wanted.env.clone(),
+            env: wanted.env.iter().cloned().chain(pass).collect(),
             cwd: wanted.cwd.clone(),
             stdin: Stdin::Pipe,
             idle_limit: self.settings.ndjson_idle,
@@ -147,6 +153,7 @@ impl Claude {
         let Started { mut kept, command, reused } = started;
         sink.spawned(kept.process.id());
         if reused {
+            sink.served_by(kept.process.turn_id());
             kept.process.begin_turn();
         }
         kept.process.write(control::turn(&prompt_text::prepare(ID, &request.text, is_owner(request))));

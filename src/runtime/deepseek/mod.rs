@@ -17,6 +17,7 @@ use http::{Endpoint, HttpError};
 use server::{Lease, Pool, Server, Start, StartError};
 use turn::{ChangeThread, End, Manner, NewThread, NewTurn, ThreadMade, TurnMade, Watch};
 
+use crate::engine::PASS_VARIABLE;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{ErrorClass, RunRequest, RunResult, RunSink, Runtime, Thrown};
 use crate::runtime::acp::run::{aborted_before_spawn, denies, ended_without_process};
@@ -95,7 +96,13 @@ impl DeepSeek {
         descriptor(ID).map_or_else(|| ID.into(), |d| resolve::resolve(d, &self.settings).program)
     }
 
-    fn server(&self, request: &RunRequest, cancel: &CancelToken) -> Result<Result<Lease, StartError>, Thrown> {
+    /// The server of the request's agent and directory; its children act by `pass`, whichever turn they work for.
+    fn server(
+        &self,
+        request: &RunRequest,
+        pass: Option<String>,
+        cancel: &CancelToken,
+    ) -> Result<Result<Lease, StartError>, Thrown> {
         if let Some(url) = self.var("DEEPSEEK_TUI_URL") {
             let token = self.var("DEEPSEEK_TUI_TOKEN").map(str::to_owned);
             let endpoint = Endpoint { base: url.trim_end_matches('/').to_owned(), token };
@@ -114,7 +121,9 @@ impl DeepSeek {
             changes.set("DEEPSEEK_RUNTIME_DIR", directory);
         }
         // The server outlives this turn and serves other conversations: it must not hold this one's marker.
-        let shared = RunRequest { wait_file: None, ..request.clone() };
+        let mut shared = RunRequest { wait_file: None, ..request.clone() };
+        shared.env.retain(|(name, _)| name != PASS_VARIABLE);
+        shared.env.extend(pass.map(|pass| (PASS_VARIABLE.to_owned(), pass)));
         let env: Vec<(OsString, OsString)> = environ::of_run(&shared, &self.settings, &changes)?;
         let start = Start { program: self.program(), env, cwd: request.cwd.clone(), stop: self.settings.stop };
         Ok(self.pool.get(&(agent.to_owned(), request.cwd.clone()), &start, cancel))
@@ -233,7 +242,8 @@ impl Runtime for DeepSeek {
         ndjson::check_cwd(&request.cwd)?;
         let started = Instant::now();
         let mut stderr = String::new();
-        let outcome = match self.server(request, cancel)? {
+        let pass = sink.served_by(&format!("{ID}:{}:{}", request.agent, request.cwd.display()));
+        let outcome = match self.server(request, pass, cancel)? {
             Ok(server) => {
                 if let Some(process) = server.process {
                     sink.spawned(process);

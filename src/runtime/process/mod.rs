@@ -334,6 +334,11 @@ impl Process {
         self.leader.id()
     }
 
+    /// The turn that it was started for.
+    pub fn turn_id(&self) -> &str {
+        &self.turn_id
+    }
+
     /// Says that its work is done: when it is stopped from now on, it gets SIGTERM as soon as it has not heeded
     /// SIGINT for a moment.
     pub fn work_is_done(&mut self) {

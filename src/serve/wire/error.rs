@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorKind {
     /// 400: the request does not say what it should.
     BadRequest,
+    /// 401: the token is missing, or of no turn that runs.
+    Unauthorized,
     /// 403: the caller is another user.
     Forbidden,
     /// 404: no such path, message, session, agent or runtime.
@@ -50,6 +52,7 @@ impl ErrorKind {
     pub fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
+            Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,

@@ -1,6 +1,8 @@
 //! The records that rebuild a ledger.
 
-use super::{Entry, EntryState, Ledger, Turn};
+use std::sync::Arc;
+
+use super::{Entry, EntryState, Ledger, OutboxItem, Turn};
 use crate::engine::journal::record::{Outcome, Past, Record, Stamped};
 
 /// How many ids one `seen` record holds, so that no line grows long.
@@ -31,11 +33,20 @@ impl Ledger {
         records
     }
 
-    /// The outbox is in the order of its results, which need not be that of the turns.
+    /// The outbox is in the order of its records, which need not be that of the turns.
     fn push_results(&self, records: &mut Vec<Stamped>) {
         let items: Vec<_> = self.outbox().collect();
-        for group in items.chunk_by(|a, b| a.turn == b.turn && a.since == b.since) {
+        let together = |a: &&OutboxItem, b: &&OutboxItem| {
+            a.turn == b.turn && a.since == b.since && !a.message.by_tool && !b.message.by_tool
+        };
+        for group in items.chunk_by(together) {
             let [first, ..] = group else { continue };
+            if first.message.by_tool {
+                let (turn, out) = (first.turn.clone(), Arc::clone(&first.message));
+                let say = Record::Say { turn, key: String::new(), out };
+                push(records, first.since, say);
+                continue;
+            }
             let Some(result) = self.turn(&first.turn).and_then(|turn| turn.result.as_ref()) else { continue };
             let replies = group.iter().map(|item| item.message.clone()).collect();
             let out = Outcome { replies, session: result.session.clone(), why: result.why.clone() };

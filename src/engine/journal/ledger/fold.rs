@@ -30,7 +30,15 @@ impl Ledger {
             Record::Session { turn, id } => self.session(&turn, &id),
             Record::Effects { turn } => self.effects(&turn),
             Record::Result { turn, out } => self.result(t, turn, out, bytes),
-            Record::Sent { out, .. } | Record::Unsent { out, .. } => self.reply_settled(&out),
+            Record::Say { turn, key, out } => self.say(t, &turn, key, out, bytes),
+            Record::Sent { out, provider, .. } => {
+                self.say_sent(&out, provider);
+                self.reply_settled(&out);
+            }
+            Record::Unsent { out, .. } => {
+                self.say_unsent(&out);
+                self.reply_settled(&out);
+            }
             Record::Interrupted { turn } => self.interrupted(&turn),
             Record::Done { e, why } => e.iter().for_each(|id| self.done(t, id, &why)),
             Record::Acked { e } => e.iter().for_each(|id| self.acked(t, id)),
@@ -219,7 +227,7 @@ impl Ledger {
         }
     }
 
-    fn effects(&mut self, turn_id: &str) {
+    pub(super) fn effects(&mut self, turn_id: &str) {
         let Some(turn) = self.turn_mut(turn_id) else { return };
         turn.effects = true;
         for id in turn.entries.clone() {
@@ -253,7 +261,7 @@ impl Ledger {
             added.push(message.id.clone());
             let n = self.number();
             self.outbox_index.insert(message.id.clone(), n);
-            self.outbox.insert(n, OutboxItem { message, turn: turn_id.clone(), since: t });
+            self.outbox.insert(n, OutboxItem { message, turn: turn_id.clone(), since: t, bytes: 0 });
         }
         self.bytes += bytes;
         let Some(turn) = self.turn_mut(&turn_id) else { return };
@@ -271,6 +279,7 @@ impl Ledger {
     fn reply_settled(&mut self, out: &str) {
         let Some(n) = self.outbox_index.remove(out) else { return };
         let Some(item) = self.outbox.remove(&n) else { return };
+        self.bytes -= item.bytes;
         if let Some(turn) = self.turn_mut(&item.turn) {
             turn.replies.retain(|id| id != out);
         }
@@ -409,7 +418,7 @@ impl Ledger {
         }
     }
 
-    fn entry_mut(&mut self, id: &str) -> Option<&mut Entry> {
+    pub(super) fn entry_mut(&mut self, id: &str) -> Option<&mut Entry> {
         self.entries.get_mut(self.entry_index.get(id)?)
     }
 
@@ -417,7 +426,7 @@ impl Ledger {
         self.turns.get_mut(self.turn_index.get(id)?)
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }

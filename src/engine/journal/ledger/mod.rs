@@ -7,6 +7,7 @@
 mod compact;
 mod dead;
 mod fold;
+mod said;
 mod seen;
 #[cfg(test)]
 mod tests;
@@ -144,8 +145,10 @@ pub struct OutboxItem {
     pub message: Arc<Outbound>,
     /// Turn id.
     pub turn: String,
-    /// When the turn ended.
+    /// When the turn ended or, of something said by tool, when it was said.
     pub since: i64,
+    /// Of the record that holds nothing else.
+    bytes: u64,
 }
 
 /// A small value that somebody wanted kept.

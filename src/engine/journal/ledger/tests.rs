@@ -52,7 +52,14 @@ fn reply(id: &str, turn: &str) -> Arc<Outbound> {
         reply_to: None,
         trace_id: None,
         turn_id: turn.into(),
+        by_tool: false,
+        mentions: Vec::new(),
     })
+}
+
+fn saying(id: &str, turn: &str, key: &str) -> Record {
+    let out = Outbound { by_tool: true, ..reply(id, turn).as_ref().clone() };
+    Record::Say { turn: turn.into(), key: key.into(), out: Arc::new(out) }
 }
 
 fn accepted(e: &str, ids: &[&str], ch: &str) -> Record {
@@ -161,12 +168,12 @@ fn a_crash_counts_as_an_attempt_and_a_shutdown_does_not() {
     let crashed = fold(run.clone());
     let entry = crashed.entry("e1").unwrap();
     let session = Some(Announced { rt: "echo".into(), id: "s1".into() });
-    assert_eq!(entry.past, Past { attempts: 1, effects: true, session: session.clone() });
+    assert_eq!(entry.past, Past { attempts: 1, effects: true, session: session.clone(), said: vec![] });
     assert_eq!(crashed.turn("t1").unwrap().session.as_deref(), Some("s1"));
 
     let stopped = fold(run.into_iter().chain([Record::Interrupted { turn: "t1".into() }]));
     let entry = stopped.entry("e1").unwrap();
-    assert_eq!(entry.past, Past { attempts: 0, effects: true, session });
+    assert_eq!(entry.past, Past { attempts: 0, effects: true, session, said: vec![] });
     assert_eq!(entry.state, EntryState::Waiting);
     assert!(stopped.turn("t1").is_none());
 }
@@ -327,14 +334,14 @@ impl Dice {
 fn any_record(dice: &mut Dice, ledger: &Ledger) -> Record {
     let turn = dice.name('t', 10);
     let e = dice.name('e', 12);
-    match dice.below(27) {
+    match dice.below(29) {
         0..=4 => {
             let ch = if dice.below(2) == 0 { "a" } else { "b" };
             let mut ids = dice.names('m', IDS);
             ids.retain(|id| !matches!(ledger.known(ch, id), Known::Pending { .. }));
             let msg = message(ch, "m");
             let session = Some(Announced { rt: "echo".into(), id: dice.name('s', 3) });
-            let past = Past { attempts: 1, effects: dice.below(2) == 0, session };
+            let past = Past { attempts: 1, effects: dice.below(2) == 0, session, said: Vec::new() };
             let past = Some(past).filter(|_| dice.below(4) == 0);
             Record::Accepted { e, ids, ch: ch.into(), q: dice.name('q', 3), msg, past }
         }
@@ -371,9 +378,30 @@ fn any_record(dice: &mut Dice, ledger: &Ledger) -> Record {
             Record::Dead { e, ids, ch: "a".into(), q: "q".into(), msg, why: "no".into(), out, past: None }
         }
         25 => Record::Buried { e },
+        26 | 27 => saying(&dice.name('o', 30), &turn, &dice.name('w', 4)),
         _ if dice.below(3) == 0 => Record::Forget { key: dice.name('k', 4) },
         _ => Record::Note { key: dice.name('k', 4), value: dice.below(9).into() },
     }
+}
+
+#[test]
+fn what_was_said_by_tool_is_sent_and_not_said_again() {
+    let mut ledger = fold([accepted("e0", &["m0"], "a"), started(&["e0"], "t0", 1), saying("o1", "t0", "k")]);
+    ledger.apply(5, saying("o2", "t0", "l"), 10);
+    assert!(ledger.entry("e0").unwrap().past.effects && ledger.turn("t0").unwrap().replies.is_empty());
+    // The turn is interrupted and begins anew: what it said stays to be sent, and is known.
+    let ledger = &mut rebuilt(&ledger);
+    ledger.apply(6, started(&["e0"], "t1", 2), 10);
+    assert_eq!(ledger.outbox().map(|o| o.message.id.as_str()).collect::<Vec<_>>(), ["o1", "o2"]);
+    ledger.apply(7, Record::Sent { out: "o1".into(), turn: "t0".into(), provider: Some("p".into()) }, 10);
+    let said = ledger.said("e0", "k").unwrap();
+    assert_eq!((said.sent, said.provider.as_deref()), (true, Some("p")));
+    // What was given up may be said again.
+    ledger.apply(8, Record::Unsent { out: "o2".into(), turn: "t0".into(), why: "no".into() }, 10);
+    assert_eq!((ledger.said("e0", "l"), ledger.outbox_count()), (None, 0));
+    ledger.apply(9, result("t1", &[]), 10);
+    ledger.apply(9, done(&["e0"], "gated"), 10);
+    assert!(ledger.turns().next().is_none());
 }
 
 #[test]
