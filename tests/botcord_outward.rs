@@ -11,6 +11,7 @@ use std::time::Duration;
 use bellhop::channel::botcord::api::Api;
 use bellhop::channel::botcord::credentials;
 use bellhop::channel::botcord::far::Far;
+use bellhop::channel::botcord::pace::Limits;
 use bellhop::channel::botcord::voice::Voice;
 use bellhop::engine::gate::Mode;
 use bellhop::engine::policy::PolicySource;
@@ -38,7 +39,7 @@ impl Stage {
         let path = hub.write_credentials(&ada, &dir);
         let api = Api::new(credentials::load(&path).unwrap(), None, Arc::new(Http::new())).unwrap();
         let far: Arc<dyn Far> = Arc::new(api);
-        let voice = Voice::new(&far, true);
+        let voice = Voice::new(&far, true, Limits::default());
         Self { hub, ada, voice, dir }
     }
 

@@ -150,6 +150,13 @@ pub const KEYS: &[Key] = &[
         "false",
         "Whether files that come with a message are fetched from the hub into attachments/ of the agent's directory before its turn, at most 10 of 10 MiB each. Otherwise the agent sees their addresses.",
     ),
+    key(
+        "hub.sendsPerMinute",
+        "number, 0 to 10000",
+        "20",
+        "How many messages each agent sends in a minute at most. More wait, so that the hub has nothing to refuse. 0: a hub of one's own that takes any number, also to one room.",
+    ),
+    key("hub.sendsPerRoom", "number, 1 to 10000", "10", "How many of them to one room."),
     shared(
         "streamBlocks",
         "true or false",

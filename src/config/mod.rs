@@ -98,6 +98,10 @@ pub struct HubSettings {
     pub renew: Duration,
     /// Whether files of messages are fetched before their turn.
     pub fetch_files: bool,
+    /// Messages that an agent sends in a minute; 0: as many as there are.
+    pub sends: usize,
+    /// Messages that it sends to one room in a minute.
+    pub sends_to_room: usize,
 }
 
 impl Default for HubSettings {
@@ -107,6 +111,8 @@ impl Default for HubSettings {
             ack: Ack::Turn,
             poll: Duration::from_secs(30),
             renew: Duration::from_secs(40),
+            sends: 20,
+            sends_to_room: 10,
             fetch_files: false,
         }
     }

@@ -15,6 +15,7 @@ use super::channels::Channels;
 use crate::channel::botcord::channel::{Botcord, KIND, Options};
 use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile, discover};
 use crate::channel::botcord::inbox::AckAt;
+use crate::channel::botcord::pace::Limits;
 use crate::channel::botcord::socket::Timing;
 use crate::cli::host::AgentRow;
 use crate::config::{Ack, Config, Home};
@@ -327,6 +328,7 @@ fn connect(
             Ack::Journal => AckAt::Journal,
         },
         timing: Timing { poll: config.hub.poll, renew: config.hub.renew, ..Timing::default() },
+        limits: Limits { all: config.hub.sends, target: config.hub.sends_to_room },
         stream_blocks: config.stream_blocks,
         files_in: config.hub.fetch_files.then(|| Bound::from(&credentials).directory(home)),
     };

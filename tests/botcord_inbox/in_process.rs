@@ -7,6 +7,7 @@ use std::time::Duration;
 use bellhop::channel::botcord::channel::{Botcord, Options};
 use bellhop::channel::botcord::credentials::{self, CredentialsFile};
 use bellhop::channel::botcord::inbox::AckAt;
+use bellhop::channel::botcord::pace::Limits;
 use bellhop::channel::botcord::socket::Timing;
 use bellhop::engine::Acceptance;
 use bellhop::engine::cancel::{CancelReason, CancelToken};
@@ -57,7 +58,8 @@ impl Run {
         let path = hub.write_credentials(agent, dir.path());
         let credentials = credentials::load(&path).unwrap();
         let file = CredentialsFile::new(&path, &credentials, Arc::new(RealDisk));
-        let options = Options { ack_at: AckAt::Turn, timing, stream_blocks: true, files_in: None };
+        let options =
+            Options { ack_at: AckAt::Turn, timing, stream_blocks: true, files_in: None, limits: Limits::default() };
         let channel = Botcord::new(credentials, file, Arc::new(Http::new()), options).unwrap();
         let desk = Desk::default();
         channel.set_engine(Box::new(desk.clone()));

@@ -13,6 +13,7 @@ use super::far::Far;
 use super::hub::{Fault, Hub, Page};
 use super::inbox::{AckAt, Inbox};
 use super::live;
+use super::pace::Limits;
 use super::prefetch;
 use super::socket::Timing;
 use super::tools::Tools;
@@ -36,6 +37,8 @@ pub struct Options {
     pub ack_at: AckAt,
     /// Time limits.
     pub timing: Timing,
+    /// How many messages the hub takes.
+    pub limits: Limits,
     /// Whether the hub is shown what the agent does while it does it.
     pub stream_blocks: bool,
     /// Where files of messages are put before their turn; `None`: they stay with the hub.
@@ -66,7 +69,7 @@ impl Botcord {
         let hub = Arc::clone(&api) as Arc<dyn Hub>;
         let inbox = Inbox::new(&agent, hub, options.ack_at, options.timing.clone())?;
         let far = Arc::clone(&api) as Arc<dyn Far>;
-        let voice = Arc::new(Voice::new(&far, true));
+        let voice = Arc::new(Voice::new(&far, true, options.limits));
         if let Some(dir) = options.files_in.clone() {
             inbox.fetch_files(Box::new(move |raw| prefetch::fetch(far.as_ref(), &dir, raw)));
         }

@@ -5,22 +5,42 @@ use std::time::Duration;
 
 /// The span in which sends are counted, in milliseconds: the hub's minute, and a little for the way there.
 const WINDOW_MS: i64 = 61_000;
-/// Sends of one agent in that span.
-const PER_AGENT: usize = 20;
-/// Sends of one agent to one target in that span.
-const PER_TARGET: usize = 10;
 
-/// The recent sends of one agent. At most [`PER_AGENT`] are remembered, so that at most as many targets are.
+/// What a hub takes of one agent in a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sends; 0: as many as there are, to any target.
+    pub all: usize,
+    /// Sends to one target.
+    pub target: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { all: 20, target: 10 }
+    }
+}
+
+/// The recent sends of one agent. At most [`Limits::all`] are remembered, so that at most as many targets are.
 #[derive(Debug, Default)]
 pub struct Pace {
+    limits: Limits,
     all: VecDeque<i64>,
     targets: HashMap<String, VecDeque<i64>>,
 }
 
 impl Pace {
+    /// A pace below these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Takes one send to a target, or says how long to wait before asking again. `now`: milliseconds of a clock that
     /// only goes forward.
     pub fn take(&mut self, target: &str, now: i64) -> Result<(), Duration> {
+        if self.limits.all == 0 {
+            return Ok(());
+        }
         forget(&mut self.all, now);
         self.targets.retain(|_, sends| {
             forget(sends, now);
@@ -30,7 +50,7 @@ impl Pace {
             let sends = sends.filter(|s| s.len() >= limit)?;
             Some(sends.get(sends.len() - limit)? + WINDOW_MS - now)
         };
-        let longest = wait(Some(&self.all), PER_AGENT).max(wait(self.targets.get(target), PER_TARGET));
+        let longest = wait(Some(&self.all), self.limits.all).max(wait(self.targets.get(target), self.limits.target));
         if let Some(ms) = longest {
             return Err(Duration::from_millis(ms.max(1).unsigned_abs()));
         }
@@ -68,13 +88,22 @@ mod tests {
     }
 
     #[test]
+    fn a_hub_without_limits_is_not_waited_for() {
+        let mut pace = Pace::new(Limits { all: 0, target: 1 });
+        assert_eq!(run(&mut pace, &["a"; 100], 0), [0; 100]);
+        assert!(pace.all.is_empty() && pace.targets.is_empty());
+        let mut pace = Pace::new(Limits { all: 3, target: 2 });
+        assert_eq!(run(&mut pace, &["a", "a", "a", "b"], 0), [0, 0, 61_000, 61_000]);
+    }
+
+    #[test]
     fn no_minute_sees_more_than_the_hub_takes() {
         let targets: Vec<&str> = (0..200).map(|n| ["a", "b", "c"][n * n % 3]).collect();
         let times = run(&mut Pace::default(), &targets, 5);
-        assert!(most_in_a_minute(&times) <= PER_AGENT);
+        assert!(most_in_a_minute(&times) <= Limits::default().all);
         for target in ["a", "b", "c"] {
             let its: Vec<i64> = times.iter().zip(&targets).filter(|(_, t)| **t == target).map(|(at, _)| *at).collect();
-            assert!(its.is_empty() || most_in_a_minute(&its) <= PER_TARGET);
+            assert!(its.is_empty() || most_in_a_minute(&its) <= Limits::default().target);
         }
     }
 

@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::far::Far;
 use super::files;
 use super::outcome::{self, Attempt, SAME_WORDS, Step};
-use super::pace::Pace;
+use super::pace::{Limits, Pace};
 use super::payload::{cut, msg_id, payload, with_urls};
 use crate::engine::ports::Delivery;
 use crate::message::{Outbound, OutboundKind};
@@ -51,9 +51,10 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender that has sent nothing yet.
-    pub fn new(far: Arc<dyn Far>) -> Self {
-        Self { far, began: Instant::now(), pace: Mutex::default(), tried: Mutex::default() }
+    /// A sender that has sent nothing yet, and keeps below these limits.
+    pub fn new(far: Arc<dyn Far>, limits: Limits) -> Self {
+        let pace = Mutex::new(Pace::new(limits));
+        Self { far, began: Instant::now(), pace, tried: Mutex::default() }
     }
 
     /// One attempt. It waits for the hub, and for the uploads of the message's files before.
@@ -222,7 +223,7 @@ mod tests {
 
     fn sender(script: impl IntoIterator<Item = Scripted>) -> (Arc<FakeHub>, Sender) {
         let hub = Arc::new(FakeHub::answering(script));
-        (Arc::clone(&hub), Sender::new(hub))
+        (Arc::clone(&hub), Sender::new(hub, Limits::default()))
     }
 
     fn delivered(delivery: &Delivery) -> bool {

@@ -7,6 +7,7 @@ use super::contacts::Contacts;
 use super::ends::StreamEnds;
 use super::far::Far;
 use super::live::Live;
+use super::pace::Limits;
 use super::policy::Policies;
 use super::rooms::Rooms;
 use super::send::Sender;
@@ -32,9 +33,10 @@ pub struct Voice {
 
 impl Voice {
     /// `room_policies`: the hub is asked for each room when the agent listens; else only in general.
-    pub fn new(far: &Arc<dyn Far>, room_policies: bool) -> Self {
+    /// `limits`: what the hub takes.
+    pub fn new(far: &Arc<dyn Far>, room_policies: bool, limits: Limits) -> Self {
         Self {
-            sender: Sender::new(Arc::clone(far)),
+            sender: Sender::new(Arc::clone(far), limits),
             live: Live::new(Arc::clone(far)),
             ends: StreamEnds::new(Arc::clone(far)),
             rooms: Rooms::new(Arc::clone(far)),
