@@ -4,6 +4,7 @@
 //! cargo bench                          everything, in less than four minutes
 //! cargo bench -- --quick               the same with small numbers
 //! cargo bench -- turn idle             only the measurements with such a word in their name
+//! cargo bench -- hub                   agents of a hub; only when it is named (or one of them: hub-turn, …)
 //! cargo bench -- soak                  a hundred thousand turns; only when it is named
 //! cargo bench -- --json FILE           also as JSON (or BELLHOP_BENCH_JSON=FILE)
 //! BELLHOP_BENCH_DAEMON=PATH            measure this binary in place of the one just built
@@ -15,7 +16,10 @@ mod accept;
 mod conversations;
 mod daemon;
 mod fake;
+mod hub;
 mod idle;
+#[path = "../support/hub/mod.rs"]
+mod loopback;
 mod one_lane;
 mod proc_fs;
 mod report;
@@ -54,6 +58,17 @@ const MEASURES: [(&str, Measure); 6] = [
     ("start", start::measure),
     ("idle", idle::measure),
     ("conversations", conversations::measure),
+];
+
+/// Agents of a hub: only when they are named.
+const HUB: [(&str, Measure); 7] = [
+    ("hub-turn", hub::turn),
+    ("hub-throughput", hub::throughput),
+    ("hub-start", hub::start),
+    ("hub-idle", hub::idle),
+    ("hub-drop", hub::dropped),
+    ("hub-half-open", hub::half_open),
+    ("hub-kill", hub::kill),
 ];
 
 /// Takes too long to belong to everything: only its own name selects it.
@@ -98,12 +113,16 @@ fn options(args: Vec<String>) -> Result<Options, Failure> {
 fn run(options: Options) -> Result<(), Failure> {
     let soak = options.words.iter().any(|w| w == SOAK.0);
     let wanted = |name: &str| options.words.is_empty() || options.words.iter().any(|w| name.contains(w.as_str()));
-    let names: Vec<&str> = MEASURES.iter().chain([&SOAK]).map(|(name, _)| *name).collect();
-    if !soak && !MEASURES.iter().any(|(name, _)| wanted(name)) {
+    let named = |name: &str| options.words.iter().any(|w| w.starts_with("hub") && name.starts_with(w.as_str()));
+    let names: Vec<&str> = MEASURES.iter().chain(&HUB).chain([&SOAK]).map(|(name, _)| *name).collect();
+    if !soak && !MEASURES.iter().any(|(name, _)| wanted(name)) && !HUB.iter().any(|(name, _)| named(name)) {
         return Err(format!("nothing is called so; there are: {}", names.join(", ")).into());
     }
     let mut report = Report::begin(options.scale.quick);
     for (_, measure) in MEASURES.iter().filter(|(name, _)| wanted(name)) {
+        measure(options.scale, &mut report)?;
+    }
+    for (_, measure) in HUB.iter().filter(|(name, _)| named(name)) {
         measure(options.scale, &mut report)?;
     }
     if soak {

@@ -37,7 +37,8 @@ pub fn block(world: &mut World, request: &Request, caller: &str) -> Answer {
     let trace = world.traces.get_mut(&id).unwrap();
     trace.last_seq = seq.max(last);
     if let Some((answer, _)) = trace.answers.first() {
-        let what = format!("trace {id}: block {seq} after {answer}");
+        let ago = clock::real() - trace.answers[0].1;
+        let what = format!("trace {id}: block {seq} {ago} ms after {answer}");
         trace.dropped += 1;
         world.violate(Rule::BlockAfterAnswer, what);
     } else if trace.blocks.len() < BLOCKS {

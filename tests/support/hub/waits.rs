@@ -99,7 +99,10 @@ impl Hub {
 /// The answers to something said.
 pub fn answers<'a>(world: &'a World, said: &Said) -> Vec<&'a Message> {
     let Some(room) = world.rooms.get(&said.room) else { return Vec::new() };
-    let messages = room.messages.iter().map(|index| &world.messages[*index]);
+    let Some(copy) = world.copy(&said.hub_msg_id) else { return Vec::new() };
+    // Only what came later can answer it.
+    let later = room.messages.partition_point(|index| *index <= copy.message);
+    let messages = room.messages[later..].iter().map(|index| &world.messages[*index]);
     let about = |message: &&Message| {
         message.sent
             && message.from == said.agent

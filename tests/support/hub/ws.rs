@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,13 +24,22 @@ use super::violations::Rule;
 pub struct Conn {
     pub number: u64,
     stream: Mutex<TcpStream>,
-    mute: bool,
+    mute: AtomicBool,
 }
 
 impl Conn {
+    /// Nothing is written from now on, and nothing that comes counts: a connection whose other end is gone.
+    pub fn fall_silent(&self) {
+        self.mute.store(true, Ordering::SeqCst);
+    }
+
+    fn is_mute(&self) -> bool {
+        self.mute.load(Ordering::SeqCst)
+    }
+
     /// Writes a text frame; a peer that is gone is no failure.
     pub fn push(&self, text: &str) {
-        if !self.mute {
+        if !self.is_mute() {
             let _ = self.frame(0x81, text.as_bytes());
         }
     }
@@ -79,7 +89,7 @@ impl Read for Line {
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.conn.mute {
+        if !self.conn.is_mute() {
             self.conn.stream.lock().unwrap().write_all(bytes)?;
         }
         Ok(bytes.len())
@@ -125,7 +135,7 @@ pub fn session(talk: &mut Talk<'_>, request: &Request, faults: &[Fault], row: us
     }
     let stream = Mutex::new(talk.wire.stream.try_clone().unwrap());
     let mute = has(&|fault| matches!(fault, Fault::Mute | Fault::Silence));
-    let conn = Arc::new(Conn { number: talk.number, stream, mute });
+    let conn = Arc::new(Conn { number: talk.number, stream, mute: AtomicBool::new(mute) });
     let reader = talk.wire.stream.try_clone().unwrap();
     reader.set_read_timeout(Some(talk.shared.look().settings.tick)).unwrap();
     let early = std::mem::take(&mut talk.wire.early);
@@ -305,7 +315,7 @@ impl Session<'_, '_> {
                     return;
                 }
                 pinged = now;
-                if !self.conn.mute {
+                if !self.conn.is_mute() {
                     pong_missing = true;
                     let _ = self.conn.frame(0x89, b"hub");
                     self.count(|row| row.asked += 1);
