@@ -170,34 +170,34 @@ fn page(messages: Vec<Value>, has_more: bool) -> Page {
 #[test]
 fn an_answer_is_grouped_accepted_and_acknowledged_when_it_is_finished() {
     let p = play(AckAt::Turn, Timing::default());
-    let receipt = json!({"hub_msg_id": "h3", "room_id": null, "envelope": {"type": "ack", "from": "ag_x"}});
+    let receipt = json!({"hub_msg_id": "h_3", "room_id": null, "envelope": {"type": "ack", "from": "ag_x"}});
     {
         let mut world = p.stage.lock();
-        world.known.extend([("h0".to_owned(), true), ("h9".to_owned(), false)]);
+        world.known.extend([("h_0".to_owned(), true), ("h_9".to_owned(), false)]);
         world.pages.push_back(Ok(page(
             vec![
-                message("h0", "rm_1"),
-                message("h9", "rm_1"),
-                message("h1", "rm_1"),
-                message("h2", "rm_2"),
+                message("h_0", "rm_1"),
+                message("h_9", "rm_1"),
+                message("h_1", "rm_1"),
+                message("h_2", "rm_2"),
                 receipt,
-                message("h4", "rm_1"),
+                message("h_4", "rm_1"),
             ],
             true,
         )));
-        world.pages.push_back(Ok(page(vec![message("h5", "rm_2")], false)));
+        world.pages.push_back(Ok(page(vec![message("h_5", "rm_2")], false)));
     }
     p.inbox.open();
     p.inbox.ask(Trigger::AuthOk);
     p.stage.until("three messages", |w| (w.accepted.len() == 3).then_some(()));
     let accepted: Vec<_> = p.stage.lock().accepted.iter().map(Inbound::ids).collect();
-    assert_eq!(accepted, [vec!["h1", "h4"], vec!["h2"], vec!["h5"]]);
+    assert_eq!(accepted, [vec!["h_1", "h_4"], vec!["h_2"], vec!["h_5"]]);
     p.polls(2);
-    p.acked(&["h0", "h3"]);
+    p.acked(&["h_0", "h_3"]);
     assert_eq!(p.stage.lock().acks.len(), 1, "what needs no turn goes in one request");
     assert_eq!(p.inbox.unfinished(), 5);
-    p.finish(&["h1", "h4"]);
-    p.acked(&["h0", "h3", "h1", "h4"]);
+    p.finish(&["h_1", "h_4"]);
+    p.acked(&["h_0", "h_3", "h_1", "h_4"]);
     assert_eq!(p.stage.lock().acks.len(), 2, "a group goes in one request");
     p.inbox.flush(LIMIT);
     assert_eq!(p.inbox.unfinished(), 3);
@@ -207,10 +207,10 @@ fn an_answer_is_grouped_accepted_and_acknowledged_when_it_is_finished() {
 fn what_is_finished_before_its_acceptance_returns_is_not_kept() {
     let p = play(AckAt::Turn, Timing::default());
     p.stage.lock().quick = true;
-    p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1")], false)));
+    p.stage.lock().pages.push_back(Ok(page(vec![message("h_1", "rm_1")], false)));
     p.inbox.open();
     p.inbox.ask(Trigger::InboxUpdate);
-    p.acked(&["h1"]);
+    p.acked(&["h_1"]);
     assert_eq!(p.inbox.unfinished(), 0);
 }
 
@@ -230,7 +230,7 @@ fn a_trigger_during_a_question_asks_once_more_and_a_failure_waits_for_the_next()
 #[test]
 fn with_a_thousand_unfinished_nothing_more_is_fetched_until_there_is_room() {
     let p = play(AckAt::Turn, Timing::default());
-    let ids: Vec<String> = (0..MAX_UNFINISHED - 50).map(|n| format!("h{n}")).collect();
+    let ids: Vec<String> = (0..MAX_UNFINISHED - 50).map(|n| format!("h_{n}")).collect();
     for chunk in ids.chunks(50) {
         let messages = chunk.iter().map(|id| message(id, &format!("rm_{id}"))).collect();
         p.stage.lock().pages.push_back(Ok(page(messages, true)));
@@ -244,7 +244,7 @@ fn with_a_thousand_unfinished_nothing_more_is_fetched_until_there_is_room() {
     p.inbox.ask(Trigger::InboxUpdate);
     p.inbox.tick();
     assert_eq!(p.stage.lock().polls.len(), 20, "50 more may not fit");
-    p.finish(&["h1"]);
+    p.finish(&["h_1"]);
     p.polls(21);
 }
 
@@ -253,7 +253,7 @@ fn what_the_engine_refuses_stays_with_the_hub_and_is_not_asked_for_at_once() {
     let p = play(AckAt::Turn, Timing { pause: Duration::from_millis(300), ..Timing::default() });
     {
         let mut world = p.stage.lock();
-        world.pages.push_back(Ok(page(vec![message("h1", "rm_1"), message("h2", "rm_2")], true)));
+        world.pages.push_back(Ok(page(vec![message("h_1", "rm_1"), message("h_2", "rm_2")], true)));
         world.answers.extend([Acceptance::Refused("the disk is full".into()), Acceptance::Accepted { ahead: 0 }]);
     }
     p.inbox.open();
@@ -281,10 +281,10 @@ fn leases_are_renewed_while_something_is_worked_on() {
     p.inbox.open();
     assert!(p.inbox.tick().is_some(), "what an earlier life has left is renewed at once");
     p.stage.until("the first renewal", |w| (w.renewals.first()? == &["h_old"]).then_some(()));
-    p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1")], false)));
+    p.stage.lock().pages.push_back(Ok(page(vec![message("h_1", "rm_1")], false)));
     p.inbox.ask(Trigger::AuthOk);
     p.stage.until("acceptance", |w| (w.accepted.len() == 1).then_some(()));
-    let both = |w: &World| (w.renewals.last()? == &["h1", "h_old"]).then_some(());
+    let both = |w: &World| (w.renewals.last()? == &["h_1", "h_old"]).then_some(());
     let end = Instant::now() + LIMIT;
     while both(&p.stage.lock()).is_none() {
         assert!(Instant::now() < end);
@@ -293,12 +293,12 @@ fn leases_are_renewed_while_something_is_worked_on() {
     }
     // Nobody works on one of them any more, and nobody has said so.
     p.stage.lock().known.insert("h_old".into(), true);
-    p.finish(&["h1"]);
+    p.finish(&["h_1"]);
     while p.inbox.tick().is_some() {
         assert!(Instant::now() < end);
         std::thread::yield_now();
     }
-    p.acked(&["h1", "h_old"]);
+    p.acked(&["h_1", "h_old"]);
     assert_eq!(p.inbox.unfinished(), 0);
 }
 
@@ -306,12 +306,12 @@ fn leases_are_renewed_while_something_is_worked_on() {
 fn acknowledged_with_the_journal_nothing_is_renewed() {
     let p = play(AckAt::Journal, Timing::default());
     p.stage.lock().known.insert("h_old".into(), false);
-    p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1"), message("h_old", "rm_1")], false)));
+    p.stage.lock().pages.push_back(Ok(page(vec![message("h_1", "rm_1"), message("h_old", "rm_1")], false)));
     p.inbox.open();
     p.inbox.ask(Trigger::AuthOk);
     p.stage.until("acks", |w| (w.acks.concat().len() == 2).then_some(()));
     assert!(p.inbox.tick().is_none());
-    p.finish(&["h1"]);
+    p.finish(&["h_1"]);
     p.inbox.flush(LIMIT);
     assert_eq!(p.stage.lock().acks.concat().len(), 2, "once is enough");
 }
@@ -321,7 +321,7 @@ fn a_refusal_of_the_agent_is_noticed_wherever_it_comes() {
     let p = play(AckAt::Turn, Timing::default());
     p.stage.lock().ack_faults.push_back(Fault::Revoked("agent not claimed".into()));
     p.inbox.open();
-    p.finish(&["h1"]);
+    p.finish(&["h_1"]);
     p.inbox.flush(LIMIT);
     assert_eq!(p.inbox.revoked().as_deref(), Some("agent not claimed"));
     p.inbox.ask(Trigger::Fallback);
@@ -332,9 +332,9 @@ fn a_refusal_of_the_agent_is_noticed_wherever_it_comes() {
 #[test]
 fn a_hub_that_repeats_itself_for_ever_is_left_alone() {
     let p = play(AckAt::Turn, Timing::default());
-    p.stage.lock().known.insert("h1".into(), false);
+    p.stage.lock().known.insert("h_1".into(), false);
     for _ in 0..100 {
-        p.stage.lock().pages.push_back(Ok(page(vec![message("h1", "rm_1")], true)));
+        p.stage.lock().pages.push_back(Ok(page(vec![message("h_1", "rm_1")], true)));
     }
     p.inbox.open();
     p.inbox.ask(Trigger::AuthOk);
