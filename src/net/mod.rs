@@ -4,5 +4,6 @@ pub mod dial;
 pub mod http;
 pub mod stream;
 pub mod tls;
+mod tls_provider;
 pub mod url;
 pub mod ws;

@@ -1,5 +1,5 @@
 //! TLS to far sides, the same for requests and for sockets: rustls on ring, with the certificates that the machine
-//! trusts. One client configuration for the whole process, made when the first far side needs it.
+//! trusts. TLS 1.3 alone. One client configuration for the whole process, made when the first far side needs it.
 
 use std::fmt;
 use std::fs::File;
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::Resumption;
-use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::stream::Stream;
+use super::tls_provider as provider;
 
 /// Names a file of certificates to be trusted in place of the machine's.
 const VARIABLE: &str = "SSL_CERT_FILE";
@@ -72,7 +72,7 @@ impl Tls {
 
     /// One that trusts these certificates alone.
     pub fn trusting(roots: RootCertStore) -> Result<Self, TlsError> {
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider::client()))
             .with_safe_default_protocol_versions()
             .map_err(|e| TlsError::Setup(e.to_string()))?
             .with_root_certificates(roots)
@@ -182,7 +182,7 @@ mod tests {
     fn server(name: &str, mut serve: impl FnMut(Secure) -> bool + Send + 'static) -> (u16, JoinHandle<usize>) {
         let chain = CertificateDer::pem_file_iter(data(name)).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(data("server.key")).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
