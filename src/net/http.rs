@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ureq::SendBody;
 use ureq::http;
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
 
 use super::dial::{self, DialError};
@@ -153,11 +153,11 @@ impl Http {
             .max_idle_age(IDLE_AGE)
             .user_agent(concat!("bellhop/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: ureq::Agent::with_parts(config, Dialer { tls }, DefaultResolver::default()) }
+        Self { agent: ureq::Agent::with_parts(config, Dialer { tls }, NoResolver) }
     }
 
-    /// Makes a request. `take` gets the answer's head and a reader of its body, which is cut off after the number of
-    /// bytes that `room` allows for this head. `abort`: readable when the answer is not wanted any more.
+    /// Makes a request. `take` gets the answer's head and a reader of its body; what it leaves is dropped with the
+    /// connection. It makes no request of its own. `abort`: readable when the answer is not wanted any more.
     pub fn send(
         &self,
         request: Request<'_, '_>,
@@ -291,6 +291,21 @@ fn set_why(why: String) {
     });
 }
 
+/// Names are looked up where connections are made, not for every request.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _: &http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        Ok(self.empty())
+    }
+}
+
 /// Makes connections.
 struct Dialer {
     /// In place of the one of the process.
@@ -307,10 +322,11 @@ impl Connector for Dialer {
     type Out = Connection;
 
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Connection>, ureq::Error> {
-        let tcp = with_current(|end, abort| dial::dial_any(&details.addrs, end, abort))?;
+        let host = details.uri.host().unwrap_or_default();
+        let port = details.uri.port_u16().unwrap_or(if details.needs_tls() { 443 } else { 80 });
+        let tcp = with_current(|end, abort| dial::dial(host, port, end, abort))?;
         let stream: Box<dyn Stream> = if details.needs_tls() {
             let tls = self.tls.clone().map_or_else(Tls::shared, Ok);
-            let host = details.uri.host().unwrap_or_default();
             tls.and_then(|tls| tls.over(tcp, host)).map_err(|e| {
                 set_why(format!("TLS: {e}"));
                 ureq::Error::ConnectionFailed
