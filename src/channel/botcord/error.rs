@@ -34,19 +34,32 @@ impl Refusal {
     pub fn new(status: u16, body: &[u8]) -> Self {
         let document: Option<Value> = json::parse(body).ok();
         let word = |key: &str| document.as_ref()?.get(key)?.as_str().map(|w| text::clip(w, SHOWN));
-        let shown = String::from_utf8_lossy(body.get(..4 * SHOWN).unwrap_or(body)).replace(char::is_control, " ");
-        Self {
-            status,
-            code: word("code").or_else(|| word("detail")),
-            excerpt: text::head(&shown, SHOWN).to_owned(),
-            ..Self::default()
-        }
+        let shown = match &document {
+            Some(document) => explained(document),
+            None => String::from_utf8_lossy(body.get(..4 * SHOWN).unwrap_or(body)).into_owned(),
+        };
+        let excerpt = text::head(&shown.replace(char::is_control, " "), SHOWN).to_owned();
+        Self { status, code: word("code").or_else(|| word("detail")), excerpt, ..Self::default() }
     }
 
     /// Whether the code is this one.
     pub fn is(&self, code: &str) -> bool {
         self.code.as_deref() == Some(code)
     }
+}
+
+/// What a body says is wrong. Never all of it: it may repeat what was sent, or hold a link that is not for everybody.
+fn explained(body: &Value) -> String {
+    let word = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut said = vec![word(body, "code"), word(body, "detail")];
+    for problem in body.get("detail").and_then(Value::as_array).into_iter().flatten().take(5) {
+        let place = problem.get("loc").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let place: Vec<&str> = place.iter().filter_map(Value::as_str).collect();
+        said.push(format!("{}: {}", place.join("."), word(problem, "msg")));
+    }
+    said.retain(|s| !s.is_empty());
+    said.dedup();
+    said.join(", ")
 }
 
 impl fmt::Display for Refusal {
@@ -168,6 +181,18 @@ mod tests {
         assert_eq!(code(r#"{"detail":{"code":"x"},"code":5}"#), None);
         assert_eq!(code("<html>"), None);
         assert_eq!(code(""), None);
+    }
+
+    #[test]
+    fn what_was_sent_is_not_logged() {
+        let shown = |body: &str| Refusal::new(422, body.as_bytes()).excerpt;
+        let body =
+            r#"{"detail":[{"type":"missing","loc":["body","nonce"],"msg":"Field required","input":{"sig":"s3"}}]}"#;
+        assert_eq!(shown(body), "body.nonce: Field required");
+        let body = r#"{"detail":"Claim it","code":"agent_not_claimed","claim_url":"https://h/clm_s3"}"#;
+        assert_eq!(shown(body), "agent_not_claimed, Claim it");
+        assert_eq!(shown(r#"{"detail":"gateway_not_found","error":"gateway_not_found"}"#), "gateway_not_found");
+        assert_eq!(shown(r#"{"detail":{"input":"s3"}}"#), "");
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl std::fmt::Display for Warning {
 /// wanted, where that matters.
 pub fn discover(dir: &Path, hub: Option<&str>) -> (Vec<Found>, Vec<Warning>) {
     let mut warnings = Vec::new();
+    // By agent, from the beginning.
     let mut found: Vec<(i64, Found)> = Vec::new();
     for path in names(dir, &mut warnings) {
         let time = modified_ms(&path);
@@ -76,18 +77,19 @@ pub fn discover(dir: &Path, hub: Option<&str>) -> (Vec<Found>, Vec<Warning>) {
             continue;
         }
         let this = Found { path, credentials };
-        match found.iter_mut().find(|(_, f)| f.credentials.agent_id == this.credentials.agent_id) {
-            None => found.push((time, this)),
-            Some(known) if time > known.0 => {
-                let older = std::mem::replace(known, (time, this));
-                warnings.push(Warning::Duplicate(older.1.path));
-            }
-            Some(_) => warnings.push(Warning::Duplicate(this.path)),
+        let id = &this.credentials.agent_id;
+        match found.binary_search_by(|(_, f)| f.credentials.agent_id.cmp(id)) {
+            Err(place) => found.insert(place, (time, this)),
+            Ok(place) => match found.get_mut(place) {
+                Some(known) if time > known.0 => {
+                    let older = std::mem::replace(known, (time, this));
+                    warnings.push(Warning::Duplicate(older.1.path));
+                }
+                _ => warnings.push(Warning::Duplicate(this.path)),
+            },
         }
     }
-    let mut agents: Vec<Found> = found.into_iter().map(|(_, f)| f).collect();
-    agents.sort_by(|a, b| a.credentials.agent_id.cmp(&b.credentials.agent_id));
-    (agents, warnings)
+    (found.into_iter().map(|(_, f)| f).collect(), warnings)
 }
 
 /// The files that may hold credentials, by their bytes.

@@ -22,6 +22,9 @@ const MAX_FILE: u64 = 256 << 10;
 /// How long a change waits for others.
 const CHANGE_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long the lock is waited for before a file is put aside without it.
+const PUT_ASIDE_LIMIT: Duration = Duration::from_secs(2);
+
 /// Reads a file of credentials. It may be readable by others, which is warned about once for each file; a file of
 /// another user is refused.
 pub fn load(path: &Path) -> Result<Credentials, CredentialsError> {
@@ -121,6 +124,8 @@ impl CredentialsFile {
     /// Puts the file aside, as `<name>.revoked-<unix seconds>`: the key may still be wanted, and nothing loads it by
     /// itself any more. Returns where it is now; `None` when there is nothing to put aside.
     pub fn put_aside(&self, now: i64) -> Result<Option<PathBuf>, StoreError> {
+        // Best effort: whoever writes a token right now must not bring the file back.
+        let _lock = self.lock(PUT_ASIDE_LIMIT, &|| false);
         if self.current().is_none() {
             return Ok(None);
         }
