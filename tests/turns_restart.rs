@@ -41,13 +41,16 @@ fn files_that_were_dropped_before_a_restart_are_told_of_after_it() {
     again.accept(direct(media("rm_x", "f42")));
     again.channel.settled.wait(1);
     again.handle(direct(group("rm_x", "t", "these")));
+    idle(&again);
     let told = again.prompts.composed.all().pop().unwrap();
     assert_eq!((told.entries.len(), told.omitted), (41, 3));
     // Told once: neither the next message nor the next process hears of them again.
     again.handle(direct(group("rm_x", "u", "and this")));
+    idle(&again);
     assert_eq!(again.prompts.composed.all().pop().unwrap().omitted, 0);
     let last = Harness::in_dir(again.stop(), Build::default());
     last.handle(direct(group("rm_x", "v", "and that")));
+    idle(&last);
     assert_eq!(last.prompts.composed.all().pop().unwrap().omitted, 0);
 }
 
