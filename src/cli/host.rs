@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::config::{Config, Home};
+use crate::link::botcord_control::enter::{Entered, Said, Wish};
 use crate::runtime::catalogue::Catalogue;
 use crate::serve::wire::{Queue, QueueItem};
 
@@ -34,6 +35,10 @@ pub trait Host: Sync {
     /// The agents of hubs that a daemon would connect, and why files were passed over. Asks each hub whether it is
     /// there, which may take seconds.
     fn agents(&self, home: &Home, config: &Config) -> (Vec<AgentRow>, Vec<String>);
+
+    /// Sees to the login at a hub, before a daemon starts. `tell` gets what a person is told meanwhile. The error is for
+    /// people.
+    fn log_in(&self, home: &Home, wish: &Wish, tell: &mut dyn FnMut(Said<'_>)) -> Result<Entered, String>;
 
     /// The runtimes that there are, in the order of every listing. May take seconds: it asks the programs
     /// for their versions and whatever else is wanted.
@@ -161,6 +166,10 @@ impl Host for NoEngine {
 
     fn agents(&self, _home: &Home, _config: &Config) -> (Vec<AgentRow>, Vec<String>) {
         (Vec::new(), Vec::new())
+    }
+
+    fn log_in(&self, _home: &Home, _wish: &Wish, _tell: &mut dyn FnMut(Said<'_>)) -> Result<Entered, String> {
+        Err("this build of bellhop has no engine".into())
     }
 
     fn runtimes(&self, _home: &Home, _config: &Config, _wanted: Wanted) -> Vec<RuntimeRow> {

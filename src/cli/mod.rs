@@ -22,6 +22,7 @@ mod doctor;
 mod failure;
 mod hub_agents;
 mod journal;
+mod login;
 mod logs;
 mod machine;
 mod memory;
@@ -51,6 +52,8 @@ use self::exit::Exit;
 use self::failure::Failure;
 use self::host::Host;
 use crate::config::{Config, Home, load};
+
+pub use start::RESTARTED_VARIABLE;
 
 /// What every command gets besides its arguments.
 pub struct Context<'a> {

@@ -11,11 +11,14 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::host::Host;
 use super::output::{complain, say};
-use super::{Context, connect, finish, log, stop};
+use super::{Context, connect, finish, log, login, stop};
 use crate::config::{Config, Home};
 
 /// Set in the environment of a detached daemon.
 const CHILD_VARIABLE: &str = "BELLHOP_DAEMON_CHILD";
+
+/// Set in the environment of a daemon that has put itself in its own place.
+pub const RESTARTED_VARIABLE: &str = "BELLHOP_RESTARTED";
 
 /// How long a detached daemon may take until it answers.
 const STARTING: Duration = Duration::from_secs(15);
@@ -43,9 +46,25 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
     let context = Context { home: Home::find(args.home.as_deref())?, host };
     context.home.prepare()?;
     // Checked before anything else is touched: a daemon that runs is not replaced by one that cannot start.
-    let config = crate::config::load::load(&context.home.config())?;
-    if args.flag("if-stopped") && stop::holder(&context.home)?.is_some() {
+    let mut config = crate::config::load::load(&context.home.config())?;
+    let running = stop::holder(&context.home)?;
+    if args.flag("if-stopped") && running.is_some() {
         return Ok(ExitCode::SUCCESS);
+    }
+    // Whoever has started this process has seen to it.
+    if !detached && std::env::var_os(RESTARTED_VARIABLE).is_none() {
+        let wish = login::wish(args)?;
+        if let Some(pid) = running.filter(|_| !args.flag("replace")) {
+            let wished = wish.is_some() && login::see_to_it(wish, &context)?;
+            if wished {
+                // It looks for a new login when it reads its configuration again.
+                stop::signal(&context.home, pid, rustix::process::Signal::HUP)?;
+            }
+            return Err(already_running(pid, wished));
+        }
+        login::see_to_it(wish, &context)?;
+        login::first_configuration(args, &context)?;
+        config = crate::config::load::load(&context.home.config())?;
     }
     make_room(args, &context.home)?;
     if args.flag("background") {
@@ -72,10 +91,16 @@ fn ready_pipe(args: &Parsed) -> Result<Option<File>, Failure> {
     }
 }
 
+/// `told`: of a new login.
+fn already_running(pid: i32, told: bool) -> Failure {
+    let told = if told { ", and uses the new login" } else { "" };
+    Failure::new(format!("already running (pid {pid}){told}; to put another in its place: --replace"))
+}
+
 fn make_room(args: &Parsed, home: &Home) -> Result<(), Failure> {
     let Some(pid) = stop::holder(home)? else { return Ok(()) };
     if !args.flag("replace") {
-        return Err(Failure::new(format!("already running (pid {pid}); to put another in its place: --replace")));
+        return Err(already_running(pid, false));
     }
     stop::terminate(home, pid)?;
     if !stop::wait(home, REPLACING)? {
@@ -101,6 +126,7 @@ fn background(home: &Home) -> Result<Exit, Failure> {
         .arg("--foreground")
         .arg(format!("--home={}", home.root().display()))
         .env(CHILD_VARIABLE, "1")
+        .env_remove(login::TICKET_VARIABLE)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -43,6 +43,11 @@ pub fn holder(home: &Home) -> Result<Option<i32>, Failure> {
 
 /// Sends SIGTERM to the lock's holder, and to nobody else.
 pub fn terminate(home: &Home, pid: i32) -> Result<(), Failure> {
+    signal(home, pid, Signal::TERM)
+}
+
+/// Sends a signal to the lock's holder, and to nobody else.
+pub fn signal(home: &Home, pid: i32, signal: Signal) -> Result<(), Failure> {
     let failed = |e: rustix::io::Errno| Failure::new(format!("process {pid} cannot be signalled: {e}"));
     let target = Pid::from_raw(pid).filter(|_| pid > 1).ok_or_else(|| Failure::new("the lock names no process"))?;
     // The handle stays with this process, whatever becomes of its number; if the lock is still held by
@@ -51,7 +56,7 @@ pub fn terminate(home: &Home, pid: i32) -> Result<(), Failure> {
     if holder(home)? != Some(pid) {
         return Ok(());
     }
-    match pidfd_send_signal(&handle, Signal::TERM) {
+    match pidfd_send_signal(&handle, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(e) => Err(failed(e)),
     }

@@ -226,12 +226,28 @@ pub const COMMANDS: &[Command] = &[
         details: &[
             "Runs in the foreground unless --background is given, which is what a service manager wants. Only one \
              daemon runs per home: a second one says so and ends with status 1, unless --replace is given.",
+            "A daemon works without a hub. To have one send messages and look after the agents, log in once: with --hub, \
+             --label or --relogin the terminal shows a page to open and a code to enter there; with an install ticket of \
+             the hub's page nobody has to. The login is kept in daemon/user-auth.json below the home, used at every later \
+             start, and renewed by the daemon. It is seen to before anything is detached or replaced. Other users can \
+             read an argument: give the ticket in BOTCORD_INSTALL_TOKEN, or with --install-token - on standard input.",
+            "The first start with a login writes a configuration, unless there is one: Claude Code works in --cwd or in \
+             the user's directory, for the agents that --agent names, or else for those whose credentials lie in the home.",
         ],
         options: &[
             Opt { short: Some('d'), ..flag("background", "Detach, and return when the daemon answers") },
             flag("foreground", "Stay attached to the terminal or the supervisor (the default)"),
             flag("replace", "Stop the daemon that runs, then start"),
             flag("if-stopped", "Do nothing, and end with status 0, when a daemon runs"),
+            opt("hub", Value::Text("URL"), "Log in at this hub; default: https://api.botcord.chat"),
+            opt("label", Value::Text("NAME"), "What the hub calls this daemon; default: the name of the machine"),
+            flag("relogin", "Log in anew, although there is a login"),
+            opt("install-token", Value::Text("TICKET"), "Log in with this ticket of the hub; -: from standard input"),
+            Opt {
+                many: true,
+                ..opt("agent", Value::Text("ID"), "An agent of the first configuration; may be repeated")
+            },
+            opt("cwd", Value::Dir, "Where agents work by the first configuration"),
             opt("ready-fd", Value::Number("FD"), "Write a line feed to this pipe once ready, for s6"),
         ],
         ..EMPTY
@@ -473,6 +489,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("BELLHOP_ROOM_TOKEN", "Set in turns: what lets bellhop room act for the agent. Worthless after the turn."),
     ("BELLHOP_LOG", "Level of the log: error, warn, info (the default), debug or trace."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
+    ("BOTCORD_INSTALL_TOKEN", "An install ticket of a hub, for start."),
     ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),
     ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd: it is told when the daemon is ready, and that it lives."),
     ("NO_COLOR", "If set to anything but the empty string: no colours."),

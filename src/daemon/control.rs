@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::agents::Agents;
 use super::channels::Channels;
+use super::control_link::LinkSlot;
 use super::health::{health_of, trouble};
 use super::meters::Meters;
 use super::speaking::Speaking;
@@ -41,6 +42,7 @@ pub(super) struct NodeControl {
     follow: Arc<Follow>,
     home: PathBuf,
     agents: Arc<Agents>,
+    link: Arc<LinkSlot>,
     runtimes: Vec<String>,
     shutdown: Sender<Duration>,
     meters: Arc<Meters>,
@@ -49,10 +51,11 @@ pub(super) struct NodeControl {
 }
 
 /// What the daemon answers to: local agents and runtime ids.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Names {
     pub(super) agents: Arc<Agents>,
     pub(super) runtimes: Vec<String>,
+    pub(super) link: Arc<LinkSlot>,
 }
 
 impl NodeControl {
@@ -72,6 +75,7 @@ impl NodeControl {
             follow,
             home: home.root().to_owned(),
             agents: names.agents,
+            link: names.link,
             runtimes: names.runtimes,
             shutdown,
             meters,
@@ -251,6 +255,7 @@ impl Control for NodeControl {
                 kind: connection.provider,
             }))
             .collect(),
+            control: self.link.state(),
             approvals: status.approvals.into_iter().map(waiting_approval).collect(),
             journal: JournalState {
                 writable: status.journal.state == Journal::Open,

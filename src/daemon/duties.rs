@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::provision;
 use super::reload::Live;
+use super::restart;
 use super::{hubs, parts};
 use crate::channel::botcord::credentials::{Credentials, file};
 use crate::config::load;
@@ -59,6 +60,7 @@ impl Duties for HubDuties {
                 let reloaded = self.live.reload().map_err(Refused::failed)?;
                 Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
             }
+            "restart_daemon" => Ok(Some(restart::schedule(&self.live))),
             kind => Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64)))),
         }
     }
@@ -186,6 +188,7 @@ impl HubDuties {
         json!({
             "probedAt": now_ms(),
             "daemonVersion": concat!("bellhop/", env!("CARGO_PKG_VERSION")),
+            "hubControlTrustKeyFingerprints": self.live.link.fingerprints(),
             "runtimes": runtimes,
         })
     }

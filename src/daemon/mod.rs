@@ -22,6 +22,7 @@ mod parts;
 mod provision;
 mod queue;
 mod reload;
+mod restart;
 mod rooms;
 mod runtimes;
 mod signals;
@@ -42,25 +43,26 @@ use crate::config::{Config, Home};
 use crate::engine::journal::Journal;
 use crate::engine::ports::{TurnHook, TurnObserver};
 use crate::engine::{Engine, Recovery, now_ms};
+use crate::link::botcord_control::enter::{self, Entered, Said, Wish};
 use crate::prompt::Prompts;
 use crate::runtime::process;
 use crate::serve::Control;
 use crate::serve::follow::Follow;
 use crate::serve::port::MetricsPort;
 use crate::serve::server::{self, Server};
-use crate::store::{HomeLock, LockError};
+use crate::store::{HomeLock, LockError, RealDisk};
 use crate::thread;
 use crate::usage::Book;
 use channels::Channels;
 use control::NodeControl;
-use control_link::ControlLink;
+use control_link::{ControlLink, LinkSlot};
 use hubs::Hubs;
 use meters::Meters;
 use notify::Supervisor;
 use reload::Live;
 use rooms::Rooms;
 use signals::Signal;
-use snapshot::Snapshots;
+use snapshot::{Poke, Snapshots};
 use watch::{Ping, Watch, Watched};
 
 /// How long running turns may go on when the daemon is told to stop (`start`), unless told otherwise.
@@ -80,7 +82,7 @@ impl Host for Program {
                 return ExitCode::FAILURE;
             }
         };
-        let node = match Node::start(home, config, Recovery::All, "start") {
+        let mut node = match Node::start(home, config, Recovery::All, "start") {
             Ok(node) => node,
             Err(StartError::AlreadyRunning) => {
                 log::error!("daemon.already_running home={}", home.root().display());
@@ -101,14 +103,22 @@ impl Host for Program {
                 return ExitCode::FAILURE;
             }
         };
-        let drain = node.wait(&signals, &pings);
-        supervisor.stopping();
+        let end = node.wait(&signals, &pings);
+        // Whoever begins again at once does not stop for the supervisor, which would see to it that it ends.
+        if end.is_some() {
+            supervisor.stopping();
+        }
         if let Some(watch) = watch {
             watch.stop();
         }
-        let interrupted = node.stop(drain, &signals);
+        let interrupted = node.stop(end.unwrap_or(DRAIN), &signals);
         log::info!("daemon.stopped interrupted={interrupted}");
-        ExitCode::SUCCESS
+        if end.is_some() {
+            return ExitCode::SUCCESS;
+        }
+        let why = restart::in_place();
+        log::error!("daemon.not_restarted error={why:?}");
+        ExitCode::FAILURE
     }
 
     fn start_in_process(&self, home: &Home, config: Config) -> Result<Box<dyn Running>, StartError> {
@@ -129,6 +139,10 @@ impl Host for Program {
         hubs::rows(home, config)
     }
 
+    fn log_in(&self, home: &Home, wish: &Wish, tell: &mut dyn FnMut(Said<'_>)) -> Result<Entered, String> {
+        enter::log_in(&home.daemon_dir(), &RealDisk, wish, tell)
+    }
+
     fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
         runtimes::rows(&parts::runtime_settings(home, config), wanted)
     }
@@ -147,6 +161,9 @@ struct Node {
     server: Option<Server>,
     port: Option<MetricsPort>,
     shutdowns: Receiver<Duration>,
+    restarts: Receiver<()>,
+    /// Has what the daemon does written down.
+    poke: Poke,
     _reaper: process::Reaper,
     _lock: HomeLock,
 }
@@ -175,7 +192,9 @@ impl Node {
         let hubs = if recovery == Recovery::All { Hubs::find(home, &config) } else { Hubs::default() };
         hubs.prepare(home);
         let assembled = parts::assemble(home, &config, Arc::clone(&follow), &rooms, &hubs);
-        let (mut parts, names, prompts) = assembled.map_err(StartError::Failed)?;
+        let (mut parts, mut names, prompts) = assembled.map_err(StartError::Failed)?;
+        let slot = Arc::new(LinkSlot::default());
+        names.link = Arc::clone(&slot);
         parts::end_interrupted(&parts.journal, home);
         let journal = parts.journal.clone();
         let meters = Arc::new(Meters::default());
@@ -192,6 +211,7 @@ impl Node {
         });
         // Only a daemon has somebody who reads it; a visitor is gone in a moment.
         let snapshots = (recovery == Recovery::All).then(|| {
+            let poke = poke.clone();
             engine.on_change(move || poke.poke());
             let statuses = channels.clone();
             Snapshots::start(home.snapshot(), engine.clone(), Arc::new(move || statuses.statuses()), pokes)
@@ -200,6 +220,7 @@ impl Node {
         hubs.open(&engine, &channels);
         channels.start_all();
         let (shutdown, shutdowns) = bounded(1);
+        let (restart, restarts) = bounded(1);
         let agents = Arc::clone(&names.agents);
         let control: Arc<dyn Control> = Arc::new(NodeControl::new(
             engine.clone(),
@@ -220,9 +241,15 @@ impl Node {
             agents,
             started_with: config.document,
             reloading: Mutex::new(()),
+            link: slot,
+            restart,
         });
         // A visitor leaves the control socket to the daemon, as it does the hubs.
-        let link = if recovery == Recovery::All { ControlLink::start(&live).map_err(|e| failed(&e))? } else { None };
+        let link = if recovery == Recovery::All {
+            ControlLink::start(&live, poke.clone()).map_err(|e| failed(&e))?
+        } else {
+            None
+        };
         // Conversations do not depend on who looks on.
         let port = config.metrics_listen.filter(|_| recovery == Recovery::All);
         let port = port.and_then(|address| {
@@ -240,6 +267,8 @@ impl Node {
             server: Some(server),
             port,
             shutdowns,
+            restarts,
+            poke,
             _reaper: reaper,
             _lock: lock,
         })
@@ -257,23 +286,38 @@ impl Node {
         Watch::start(Arc::clone(supervisor), watched)
     }
 
-    /// Waits until somebody wants it to end; returns how long running turns may go on.
-    fn wait(&self, signals: &Receiver<Signal>, pings: &Receiver<Ping>) -> Duration {
+    /// Waits until somebody wants it to end; returns how long running turns may go on, and nothing when it is to begin
+    /// again afterwards.
+    fn wait(&mut self, signals: &Receiver<Signal>, pings: &Receiver<Ping>) -> Option<Duration> {
         let garbage = tick(garbage::EVERY);
         garbage::collect_aside(&self.home);
         loop {
             select_biased! {
                 recv(pings) -> ping => match ping {
                     Ok(ping) => drop(ping.try_send(())),
-                    Err(_) => return Duration::ZERO,
+                    Err(_) => return Some(Duration::ZERO),
                 },
                 recv(signals) -> signal => match signal {
-                    Ok(Signal::Stop) => return DRAIN,
-                    Ok(Signal::Reload) => drop(self.live.reload()),
-                    Err(_) => return Duration::ZERO,
+                    Ok(Signal::Stop) => return Some(DRAIN),
+                    Ok(Signal::Reload) => self.reload(),
+                    Err(_) => return Some(Duration::ZERO),
                 },
                 recv(garbage) -> _ => garbage::collect_aside(&self.home),
-                recv(self.shutdowns) -> drain => return drain.unwrap_or_default(),
+                recv(self.shutdowns) -> drain => return Some(drain.unwrap_or_default()),
+                recv(self.restarts) -> restart => if restart.is_ok() {
+                    return None;
+                },
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        drop(self.live.reload());
+        // Somebody may have logged in since.
+        if self.link.is_none() {
+            match ControlLink::start(&self.live, self.poke.clone()) {
+                Ok(link) => self.link = link,
+                Err(e) => log::error!("control.not_started error={e}"),
             }
         }
     }

@@ -45,6 +45,7 @@ pub(super) fn assemble(
     let names = Names {
         agents: Arc::new(Agents::new(config.local_agents.clone())),
         runtimes: registry.ids().into_iter().map(str::to_owned).collect(),
+        link: std::sync::Arc::default(),
     };
     let parts = Parts {
         journal: opened.journal,

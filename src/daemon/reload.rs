@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crossbeam_channel::Sender;
 use serde_json::{Map, Value};
 
 use super::agents::{self, Agents};
 use super::channels::Channels;
+use super::control_link::LinkSlot;
 use super::hubs::Hubs;
 use super::parts;
 use crate::config::{Home, keys, load};
@@ -14,8 +16,18 @@ use crate::engine::Engine;
 use crate::runtime::Registry;
 
 /// What a daemon applies without a restart.
-const LIVE: [&str; 8] =
-    ["local", "agents", "agentId", "agentDiscovery", "defaultRoute", "routes", "openclawGateways", "approvals"];
+const LIVE: [&str; 10] = [
+    "local",
+    "agents",
+    "agentId",
+    "agentDiscovery",
+    "defaultRoute",
+    "routes",
+    "openclawGateways",
+    "approvals",
+    "hubControlPublicKeys",
+    "requireSignedControl",
+];
 
 /// What follows the configuration while the daemon runs.
 pub(super) struct Live {
@@ -28,6 +40,10 @@ pub(super) struct Live {
     pub(super) started_with: Map<String, Value>,
     /// One at a time.
     pub(super) reloading: Mutex<()>,
+    /// The link to the hub that a person has logged this daemon in to.
+    pub(super) link: Arc<LinkSlot>,
+    /// Has the daemon put itself in its own place.
+    pub(super) restart: Sender<()>,
 }
 
 /// Agents of hubs that a new configuration has brought and taken.
@@ -64,6 +80,7 @@ impl Live {
         self.engine.set_routes(parts::routes(&self.home, &config, &registry, &self.hubs));
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
+        self.link.follow(&config.document);
         log::info!("daemon.reloaded agents={} routes={}", config.local_agents.len(), config.routes.len());
         let waiting = needs_restart(&self.started_with, &config.document);
         if !waiting.is_empty() {

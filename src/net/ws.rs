@@ -21,6 +21,7 @@ use super::dial::{self, DialError};
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::crypto::{self, base64};
+use crate::time;
 
 /// Longest head of an answer to a handshake, in bytes.
 const HEAD_LIMIT: usize = 16 << 10;
@@ -56,7 +57,14 @@ pub enum WsError {
     /// The peer is not who it should be, or speaks another TLS.
     Tls(String),
     /// It answers, but not with a WebSocket.
-    Refused(u16),
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// How long it wants to be left alone, where it says so.
+        retry_after: Option<Duration>,
+        /// Its clock in Unix milliseconds, where it says so.
+        date: Option<i64>,
+    },
     /// It answers with something that is no handshake.
     Handshake(&'static str),
     /// The time ran out.
@@ -77,7 +85,7 @@ impl fmt::Display for WsError {
             Self::Url => write!(f, "not a WebSocket URL"),
             Self::Unreachable(e) => write!(f, "unreachable: {e}"),
             Self::Tls(why) => write!(f, "TLS: {why}"),
-            Self::Refused(status) => write!(f, "the far side answers {status} instead of a WebSocket"),
+            Self::Refused { status, .. } => write!(f, "the far side answers {status} instead of a WebSocket"),
             Self::Handshake(why) => write!(f, "bad handshake: {why}"),
             Self::TimedOut => write!(f, "timed out"),
             Self::Aborted => write!(f, "given up"),
@@ -120,6 +128,7 @@ pub enum Incoming {
 pub struct Socket {
     inner: WebSocket<Box<dyn Stream>>,
     unsent: bool,
+    date: Option<i64>,
 }
 
 /// Connects and shakes hands. `abort`: readable when the socket is not wanted any more.
@@ -140,7 +149,7 @@ pub(super) fn open_over(request: &Request<'_>, abort: BorrowedFd<'_>, tls: Optio
     };
     let key = base64::encode(&crypto::random::<16>());
     write_all(stream.as_mut(), handshake(&target, &key, request.headers).as_bytes(), end, abort)?;
-    let rest = read_answer(stream.as_mut(), &key, end, abort)?;
+    let (rest, date) = read_answer(stream.as_mut(), &key, end, abort)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
@@ -148,10 +157,15 @@ pub(super) fn open_over(request: &Request<'_>, abort: BorrowedFd<'_>, tls: Optio
         .max_message_size(Some(request.max_message))
         .max_frame_size(Some(request.max_message));
     let inner = WebSocket::from_partially_read(stream, rest, Role::Client, Some(config));
-    Ok(Socket { inner, unsent: false })
+    Ok(Socket { inner, unsent: false, date })
 }
 
 impl Socket {
+    /// The peer's clock when it answered the handshake, in Unix milliseconds, where it said so.
+    pub fn date(&self) -> Option<i64> {
+        self.date
+    }
+
     /// What has come, if anything has. After an error, or [`Incoming::Closed`], the socket is of no more use.
     pub fn receive(&mut self) -> Result<Option<Incoming>, WsError> {
         match self.inner.read() {
@@ -342,8 +356,13 @@ fn retry(
     }
 }
 
-/// Reads the answer to a handshake; returns what came after it.
-fn read_answer(stream: &mut dyn Stream, key: &str, end: Instant, abort: BorrowedFd<'_>) -> Result<Vec<u8>, WsError> {
+/// Reads the answer to a handshake; returns what came after it, and the peer's clock.
+fn read_answer(
+    stream: &mut dyn Stream,
+    key: &str,
+    end: Instant,
+    abort: BorrowedFd<'_>,
+) -> Result<(Vec<u8>, Option<i64>), WsError> {
     let mut answer = Vec::new();
     let mut chunk = [0; 1024];
     loop {
@@ -355,8 +374,8 @@ fn read_answer(stream: &mut dyn Stream, key: &str, end: Instant, abort: Borrowed
                 continue;
             }
         }
-        if let Some(length) = check_answer(&answer, key)? {
-            return Ok(answer.split_off(length));
+        if let Some((length, date)) = check_answer(&answer, key)? {
+            return Ok((answer.split_off(length), date));
         }
         if answer.len() > HEAD_LIMIT {
             return Err(WsError::Handshake("its head is too long"));
@@ -364,8 +383,8 @@ fn read_answer(stream: &mut dyn Stream, key: &str, end: Instant, abort: Borrowed
     }
 }
 
-/// The length of the head, once it is complete and right.
-fn check_answer(answer: &[u8], key: &str) -> Result<Option<usize>, WsError> {
+/// The length of the head, once it is complete and right, and the time in it.
+fn check_answer(answer: &[u8], key: &str) -> Result<Option<(usize, Option<i64>)>, WsError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut head = httparse::Response::new(&mut headers);
     let length = match head.parse(answer) {
@@ -373,14 +392,15 @@ fn check_answer(answer: &[u8], key: &str) -> Result<Option<usize>, WsError> {
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(WsError::Handshake("no HTTP")),
     };
-    match head.code {
-        Some(101) => {}
-        code => return Err(WsError::Refused(code.unwrap_or_default())),
-    }
     let value = |name: &str| {
         let found = head.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
         found.and_then(|h| std::str::from_utf8(h.value).ok()).unwrap_or_default().trim()
     };
+    let date = time::parse_http(value("date"));
+    if head.code != Some(101) {
+        let retry_after = retry_after(value("retry-after"), date);
+        return Err(WsError::Refused { status: head.code.unwrap_or_default(), retry_after, date });
+    }
     let accept = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
     if !value("upgrade").eq_ignore_ascii_case("websocket") {
         return Err(WsError::Handshake("no upgrade to a WebSocket"));
@@ -394,7 +414,13 @@ fn check_answer(answer: &[u8], key: &str) -> Result<Option<usize>, WsError> {
     if !value("sec-websocket-extensions").is_empty() || !value("sec-websocket-protocol").is_empty() {
         return Err(WsError::Handshake("an extension that nobody asked for"));
     }
-    Ok(Some(length))
+    Ok(Some((length, date)))
+}
+
+/// Seconds, or a time by the peer's own clock.
+fn retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
+    let until = || u64::try_from(time::parse_http(value)?.checked_sub(date?)?).ok();
+    value.parse().ok().map(Duration::from_secs).or_else(|| until().map(Duration::from_millis))
 }
 
 #[cfg(test)]

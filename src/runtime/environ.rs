@@ -28,7 +28,7 @@ pub fn is_private(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     if let Some(own) = name.strip_prefix("BOTCORD_").or_else(|| name.strip_prefix("BELLHOP_")) {
         let secret = ["TOKEN", "SECRET", "PASSWORD", "DSN", "KEY"].iter().any(|word| own.contains(word));
-        return secret || matches!(own, "TURN" | "WARM" | "AGENT" | "WAIT_FILE" | "DAEMON_CHILD");
+        return secret || matches!(own, "TURN" | "WARM" | "AGENT" | "WAIT_FILE" | "DAEMON_CHILD" | "RESTARTED");
     }
     matches!(name, "NOTIFY_SOCKET" | "SENTRY_DSN" | "CREDENTIALS_DIRECTORY")
         || name.starts_with("WATCHDOG_")

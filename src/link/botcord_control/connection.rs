@@ -15,11 +15,13 @@ use super::frame::{Frame, Handled, event};
 use super::gate::{Gate, Step};
 use super::lanes::{Duties, Lanes};
 use super::machine::{Effect, Event, Machine, Timing};
+use super::ring::KeyRing;
 use super::session::{Session, TokenError};
 use crate::crypto;
 use crate::engine::cancel::CancelToken;
 use crate::net::url;
 use crate::net::ws::{self, Incoming, Request, Socket, WsError};
+use crate::thread;
 use crate::time::now_ms;
 
 /// Longest frame of the hub, in bytes.
@@ -32,6 +34,10 @@ const LOOK: Duration = Duration::from_secs(5);
 const PENDING: usize = 256;
 /// How long an answer is worth sending.
 const PENDING_AGE: Duration = Duration::from_mins(10);
+/// How long is waited after a renewal in the background that came to nothing, in milliseconds.
+const RENEW_AGAIN: u64 = 60_000;
+/// Stack of the thread that renews the login.
+const RENEW_STACK: usize = 512 * 1024;
 /// Longest name of this machine in the URL.
 const LABEL_LIMIT: usize = 64;
 /// Frames that are looked at before anything else has its turn.
@@ -44,12 +50,14 @@ pub struct LinkState {
     pub connected: bool,
     /// A person has to log in again.
     pub expired: bool,
-    /// When it was opened last (Unix milliseconds).
-    pub connected_at: Option<i64>,
+    /// Since when it is as it is (Unix milliseconds).
+    pub since: Option<i64>,
     /// What went wrong last; none since it is connected.
     pub last_error: Option<String>,
     /// The hub's clock less ours in milliseconds, where that is more than a minute.
     pub skew_ms: Option<i64>,
+    /// Frames are taken although nobody's signature counts.
+    pub unsigned: bool,
 }
 
 /// What the rest of the daemon uses of the link. Clones are the same.
@@ -73,6 +81,12 @@ struct State {
     events: Vec<(String, Value)>,
     /// Frames that have been carried out, and how.
     done: VecDeque<(Frame, Handled)>,
+    /// Keys that count from now on, and whether unsigned frames are refused without any.
+    keys: Option<(KeyRing, bool)>,
+    /// Somebody has logged in.
+    look: bool,
+    /// What a renewal in the background came to.
+    renewed: Option<Result<(), TokenError>>,
 }
 
 /// What a link is made of.
@@ -109,6 +123,18 @@ impl Link {
         drop(state);
         self.shared.wake();
     }
+
+    /// Other keys count from now on.
+    pub fn set_keys(&self, ring: KeyRing, require_signed: bool) {
+        self.shared.lock().keys = Some((ring, require_signed));
+        self.shared.wake();
+    }
+
+    /// Has it look whether somebody has logged in anew.
+    pub fn look_for_login(&self) {
+        self.shared.lock().look = true;
+        self.shared.wake();
+    }
 }
 
 impl Shared {
@@ -126,6 +152,9 @@ impl Shared {
             let mut state = self.lock();
             let before = state.link.clone();
             change(&mut state.link);
+            if (state.link.connected, state.link.expired) != (before.connected, before.expired) {
+                state.link.since = Some(now_ms());
+            }
             state.link != before
         };
         if changed {
@@ -157,6 +186,8 @@ pub fn prepare(parts: Parts) -> std::io::Result<(Link, Runner)> {
         connected: parts.connected,
         config: parts.config,
         socket: None,
+        renewing: false,
+        renew_not_before: 0,
         began: Instant::now(),
     };
     Ok((link, runner))
@@ -173,6 +204,9 @@ pub struct Runner {
     connected: Box<dyn Fn(&Link) + Send>,
     config: PathBuf,
     socket: Option<Socket>,
+    /// A thread renews the login.
+    renewing: bool,
+    renew_not_before: u64,
     began: Instant,
 }
 
@@ -181,14 +215,11 @@ impl Runner {
     pub fn run(mut self, stop: &CancelToken) {
         while !stop.is_cancelled() {
             let mut events = VecDeque::new();
-            if self.machine.is_dead() && self.session.look_again() {
-                log::info!("control.logged_in");
-                self.link.shared.update(|link| link.expired = false);
-                events.push_back(Event::LoggedIn);
-            }
+            events.extend(self.news());
             // Before the clock: what has been said already is no silence.
             let rest = self.hear(&mut events);
             self.settle();
+            self.renew_in_time();
             events.extend(self.send_waiting());
             events.push_back(Event::Clock);
             while let Some(event) = events.pop_front() {
@@ -202,6 +233,71 @@ impl Runner {
             socket.close(1000);
         }
         self.link.shared.update(|link| link.connected = false);
+        // What was paid for is to be on disk.
+        self.session.settle();
+    }
+
+    /// What others have said since the last time.
+    fn news(&mut self) -> Vec<Event> {
+        let (keys, look, renewed) = {
+            let mut state = self.link.shared.lock();
+            (state.keys.take(), std::mem::take(&mut state.look), state.renewed.take())
+        };
+        if let Some((ring, require_signed)) = keys {
+            self.gate.ring = ring;
+            self.gate.require_signed = require_signed;
+            let unsigned = self.takes_unsigned();
+            self.link.shared.update(|link| link.unsigned = unsigned);
+        }
+        let mut events = Vec::new();
+        self.renewing &= renewed.is_none();
+        match renewed {
+            None | Some(Ok(())) => {}
+            Some(Err(e @ TokenError::Rejected(_))) => events.push(Event::Rejected(e.to_string())),
+            Some(Err(e)) => {
+                log::warn!("control.not_renewed error={:?}", e.to_string());
+                self.renew_not_before = self.now() + RENEW_AGAIN;
+            }
+        }
+        if (look || self.machine.is_dead()) && self.session.look_again() {
+            log::info!("control.logged_in");
+            self.link.shared.update(|link| link.expired = false);
+            events.push(Event::LoggedIn);
+        }
+        events
+    }
+
+    fn takes_unsigned(&self) -> bool {
+        self.gate.ring.is_empty() && !self.gate.require_signed
+    }
+
+    /// When the login is to be renewed in the background.
+    fn renewal(&self) -> Option<u64> {
+        if self.renewing || self.socket.is_none() {
+            return None;
+        }
+        let left = self.session.renew_at()?.saturating_sub(now_ms());
+        Some((self.now() + u64::try_from(left).unwrap_or(0)).max(self.renew_not_before))
+    }
+
+    /// While the socket is up the login is renewed before it must be, so that no reconnect waits for it.
+    fn renew_in_time(&mut self) {
+        if self.renewal().is_none_or(|at| at > self.now()) {
+            return;
+        }
+        let (session, shared) = (Arc::clone(&self.session), Arc::clone(&self.link.shared));
+        let renew = move || {
+            let renewed = session.access_token(true).map(drop);
+            shared.lock().renewed = Some(renewed);
+            shared.wake();
+        };
+        match thread::spawn_sized("control:renew", RENEW_STACK, renew) {
+            Ok(_) => self.renewing = true,
+            Err(e) => {
+                log::warn!("control.not_renewed error={e}");
+                self.renew_not_before = self.now() + RENEW_AGAIN;
+            }
+        }
     }
 
     fn now(&self) -> u64 {
@@ -328,7 +424,7 @@ impl Runner {
 
     fn carry_out(&mut self, effect: Effect, stop: &CancelToken) -> Option<Event> {
         match effect {
-            Effect::Token { force } => Some(match self.session.access_token(force, stop.as_fd()) {
+            Effect::Token { force } => Some(match self.session.access_token(force) {
                 Ok(_) => Event::Token,
                 Err(TokenError::Failed(why)) => Event::NoToken(why),
                 Err(e @ (TokenError::Rejected(_) | TokenError::NoLogin)) => Event::Rejected(e.to_string()),
@@ -345,13 +441,14 @@ impl Runner {
             }
             Effect::Up => {
                 log::info!("control.connected");
+                let unsigned = self.takes_unsigned();
                 self.link.shared.update(|link| {
                     link.connected = true;
                     link.expired = false;
-                    link.connected_at = Some(now_ms());
                     link.last_error = None;
+                    link.unsigned = unsigned;
                 });
-                if self.gate.ring.is_empty() && !self.gate.require_signed {
+                if unsigned {
                     log::warn!("control.unsigned_frames_accepted keys=none config={}", self.config.display());
                 }
                 (self.connected)(&self.link);
@@ -383,9 +480,11 @@ impl Runner {
     fn open(&mut self, stop: &CancelToken) -> Event {
         let Some(auth) = self.session.auth() else { return Event::Failed("not logged in".into()) };
         let label: String = auth.label.as_deref().unwrap_or("").chars().take(LABEL_LIMIT).collect();
-        let url = match socket_url(&auth.hub_url, self.path, &label) {
+        // The file may say anything; a token goes to no hub that a login would not have gone to.
+        let url = url::server(&auth.hub_url).and_then(|hub| socket_url(&hub, self.path, &label));
+        let url = match url {
             Ok(url) => url,
-            Err(e) => return Event::Failed(format!("the hub's address is {}", e.as_str())),
+            Err(e) => return Event::Failed(format!("the hub's address {e}")),
         };
         log::info!("control.connecting url={url}");
         let bearer = format!("Bearer {}", auth.access_token);
@@ -393,16 +492,24 @@ impl Runner {
         let request = Request { url: &url, headers: &headers, limit: HANDSHAKE, max_message: MAX_FRAME };
         match ws::open(&request, stop.as_fd()) {
             Ok(socket) => {
+                if let Some(date) = socket.date() {
+                    self.session.heard_date(date);
+                }
                 self.socket = Some(socket);
                 Event::Opened
             }
-            Err(WsError::Refused(status)) => Event::Refused(status),
+            Err(WsError::Refused { status, retry_after, date }) => {
+                if let Some(date) = date {
+                    self.session.heard_date(date);
+                }
+                Event::Refused { status, retry_after: retry_after.map(|time| time.as_millis() as u64) }
+            }
             Err(e) => Event::Failed(e.to_string()),
         }
     }
 
     fn sleep(&mut self, not_at_all: bool, stop: &CancelToken) {
-        let limit = match self.machine.deadline() {
+        let limit = match [self.machine.deadline(), self.renewal()].into_iter().flatten().min() {
             _ if not_at_all => Some(Duration::ZERO),
             Some(at) => Some(Duration::from_millis(at.saturating_sub(self.now()))),
             None if self.machine.is_dead() => Some(LOOK),

@@ -15,6 +15,8 @@ pub struct Timing {
     pub displaced_max: u64,
     /// A hub that refuses is asked for a fresh token not more often than this.
     pub forced: u64,
+    /// A hub is left alone not longer than this when it asks for it.
+    pub retry_after_max: u64,
     /// Delays by attempt; the last one is for all further ones.
     pub delays: Vec<u64>,
 }
@@ -28,6 +30,7 @@ impl Default for Timing {
             displaced: 30_000,
             displaced_max: 600_000,
             forced: 60_000,
+            retry_after_max: 300_000,
             delays: vec![1_000, 2_000, 4_000, 8_000, 16_000, 30_000],
         }
     }
@@ -56,7 +59,12 @@ pub enum Event {
     /// The socket is open.
     Opened,
     /// The hub answered the handshake with a status of its own.
-    Refused(u16),
+    Refused {
+        /// It.
+        status: u16,
+        /// How long the hub wants to be left alone, in milliseconds.
+        retry_after: Option<u64>,
+    },
     /// The hub said something.
     Heard,
     /// The connection broke or could not be made.
@@ -165,14 +173,15 @@ impl Machine {
                 vec![Effect::Open]
             }
             (Event::NoToken(why), Phase::Token) => self.wait(format!("no access token: {why}"), now, chance),
-            (Event::Rejected(why), Phase::Token) => self.die(why),
+            // A login may also be renewed while the socket is open.
+            (Event::Rejected(why), Phase::Token | Phase::Open { .. }) => self.die(why),
             (Event::Opened, Phase::Opening) => {
                 // Many daemons shall not beat in step.
                 let beat = now + (chance * self.timing.beat as f64) as u64;
                 self.phase = Phase::Open { since: now, heard: now, beat };
                 vec![Effect::Up]
             }
-            (Event::Refused(status @ (401 | 403)), Phase::Opening) => {
+            (Event::Refused { status: status @ (401 | 403), .. }, Phase::Opening) => {
                 let why = format!("the hub refuses this daemon (HTTP {status})");
                 let fresh = self.forced.is_some_and(|at| now < at + self.timing.forced);
                 if !fresh {
@@ -182,8 +191,10 @@ impl Machine {
                 self.attempt = self.timing.delays.len();
                 self.wait(why, now, chance)
             }
-            (Event::Refused(status), Phase::Opening) => {
-                self.wait(format!("the hub answers HTTP {status} instead of a socket"), now, chance)
+            (Event::Refused { status, retry_after }, Phase::Opening) => {
+                let least = retry_after.unwrap_or(0).min(self.timing.retry_after_max);
+                let delay = self.next_delay(chance).max(least);
+                self.pause(format!("the hub answers HTTP {status} instead of a socket"), now, delay, false)
             }
             (Event::Heard, Phase::Open { since, beat, .. }) => {
                 self.phase = Phase::Open { since, heard: now, beat };
@@ -193,10 +204,10 @@ impl Machine {
             (Event::Failed(why), Phase::Open { .. }) => self.lost(why, now, chance),
             (Event::Closed(code), Phase::Open { .. }) => self.closed(code, now, chance),
             (Event::Revoked, phase) if phase != Phase::Dead => self.die("the hub has revoked this daemon".into()),
-            (Event::LoggedIn, Phase::Dead) => {
+            (Event::LoggedIn, phase) => {
                 *self = Self::new(self.timing.clone());
                 self.phase = Phase::Waiting { until: now, force: false };
-                Vec::new()
+                if phase == Phase::Dead { Vec::new() } else { vec![Effect::Drop] }
             }
             _ => Vec::new(),
         }
@@ -210,6 +221,9 @@ impl Machine {
                 self.pause(format!("the hub closed the socket ({code})"), now, 0, true)
             }
             4001 => {
+                if matches!(self.phase, Phase::Open { since, .. } if now >= since + self.timing.displaced_max) {
+                    self.displaced = 0;
+                }
                 let pause = self.timing.displaced << self.displaced.min(16);
                 self.displaced += 1;
                 let why = "displaced: another daemon with the same login has connected".to_owned();
@@ -231,12 +245,17 @@ impl Machine {
     }
 
     fn wait(&mut self, why: String, now: u64, chance: f64) -> Vec<Effect> {
+        let delay = self.next_delay(chance);
+        self.pause(why, now, delay, false)
+    }
+
+    fn next_delay(&mut self, chance: f64) -> u64 {
         // The first one at any moment of its delay: a hub that was restarted shall not be stormed.
         let first = self.timing.delays.first().copied().unwrap_or(0);
         let delay =
             if self.attempt == 0 { (chance * first as f64) as u64 } else { self.timing.delay(self.attempt, chance) };
         self.attempt += 1;
-        self.pause(why, now, delay, false)
+        delay
     }
 
     fn pause(&mut self, why: String, now: u64, delay: u64, force: bool) -> Vec<Effect> {
@@ -258,6 +277,10 @@ mod tests {
         assert_eq!(machine.step(Event::Clock, now, 0.5), [Effect::Token { force: false }]);
         assert_eq!(machine.step(Event::Token, now, 0.5), [Effect::Open]);
         assert_eq!(machine.step(Event::Opened, now, 0.5), [Effect::Up]);
+    }
+
+    fn refused(status: u16) -> Event {
+        Event::Refused { status, retry_after: None }
     }
 
     fn retry(effects: &[Effect]) -> u64 {
@@ -301,10 +324,10 @@ mod tests {
         let mut machine = Machine::new(Timing::default());
         machine.step(Event::Clock, 0, 0.0);
         machine.step(Event::Token, 0, 0.0);
-        assert_eq!(retry(&machine.step(Event::Refused(403), 0, 0.0)), 0);
+        assert_eq!(retry(&machine.step(refused(403), 0, 0.0)), 0);
         assert_eq!(machine.step(Event::Clock, 0, 0.0), [Effect::Token { force: true }]);
         machine.step(Event::Token, 0, 0.0);
-        assert_eq!(retry(&machine.step(Event::Refused(403), 0, 0.0)), 30_000, "the longest step");
+        assert_eq!(retry(&machine.step(refused(403), 0, 0.0)), 30_000, "the longest step");
         assert_eq!(machine.step(Event::Clock, 30_000, 0.0), [Effect::Token { force: false }]);
         let dead = machine.step(Event::Rejected("no".into()), 30_000, 0.0);
         assert_eq!(dead, [Effect::Drop, Effect::Expired("no".into())]);
@@ -312,6 +335,28 @@ mod tests {
         assert_eq!(machine.step(Event::Clock, 99_000, 0.0), []);
         machine.step(Event::LoggedIn, 100_000, 0.0);
         open(&mut machine, 100_000);
+    }
+
+    #[test]
+    fn a_hub_that_asks_for_time_gets_some() {
+        let delay = |retry_after| {
+            let mut machine = Machine::new(Timing::default());
+            machine.step(Event::Clock, 0, 0.0);
+            machine.step(Event::Token, 0, 0.0);
+            retry(&machine.step(Event::Refused { status: 503, retry_after }, 0, 0.5))
+        };
+        assert_eq!([None, Some(100), Some(7_000), Some(86_400_000)].map(delay), [500, 500, 7_000, 300_000]);
+    }
+
+    #[test]
+    fn a_login_counts_in_every_state_and_a_rejected_renewal_ends_an_open_connection() {
+        let mut machine = Machine::new(Timing::default());
+        open(&mut machine, 0);
+        assert_eq!(machine.step(Event::LoggedIn, 5, 0.0), [Effect::Drop]);
+        open(&mut machine, 5);
+        assert_eq!(machine.step(Event::Rejected("no".into()), 6, 0.0), [Effect::Drop, Effect::Expired("no".into())]);
+        assert_eq!(machine.step(Event::LoggedIn, 7, 0.0), []);
+        open(&mut machine, 7);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! - [`gate`]: the order in which a frame is checked; [`ring`]: whose signatures count; [`replay`]: which frames were
 //!   answered already, and how.
 //! - [`lanes`]: who carries frames out, and in which order.
-//! - [`login`], [`user_auth`], [`session`]: how a login is obtained, kept on disk, and renewed.
+//! - [`login`], [`enter`], [`user_auth`], [`session`]: how a login is obtained, kept on disk, and renewed.
 //! - [`machine`], [`connection`]: when to connect, and the thread that does it.
 
 pub mod connection;
+pub mod enter;
 pub mod frame;
 pub mod gate;
 pub mod identity;

@@ -1,11 +1,11 @@
 //! The login of a running daemon: its access token, renewed by one caller for all and by one process for all.
 //!
 //! A refresh token buys one pair of tokens. So the file is read again, under a lock, before one is spent, and the new
-//! pair is on disk before it is used.
+//! pair is on disk before it is used. A token is renewed when a fifth of its life is left, while nobody waits for it.
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,10 +13,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::login;
-use super::user_auth::{self, AuthError, Tokens, UserAuth};
+use super::user_auth::{self, AuthError, DEFAULT_LIFE_S, Tokens, UserAuth};
+use crate::engine::cancel::CancelToken;
 use crate::net::http::{Body, Http, HttpError, Request, read_all};
 use crate::net::url;
-use crate::store::{Disk, FileLock};
+use crate::store::{self, Disk, FileLock};
 use crate::time::{self, now_ms};
 
 /// For one request of a login.
@@ -25,6 +26,10 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: u64 = 64 << 10;
 /// How long another process may take to renew the login.
 const LOCK_LIMIT: Duration = Duration::from_secs(15);
+/// The part of its life at which a token is renewed.
+const RENEW_AT: f64 = 0.8;
+/// The clock in a head of HTTP has no finer steps, and an answer is under way for a while; in milliseconds.
+const DATE_STEP_MS: i64 = 2_000;
 
 /// Why there is no access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +95,10 @@ pub struct Session {
     disk: Arc<dyn Disk>,
     http: Http,
     state: Mutex<State>,
+    /// Held by whoever renews: the others wait, and find what it got.
+    flight: Mutex<()>,
+    /// Never set: a renewal that is under way is not given up, since it may have spent the refresh token.
+    never: CancelToken,
 }
 
 struct State {
@@ -98,15 +107,24 @@ struct State {
     seen: Option<std::time::SystemTime>,
     /// The hub's clock less ours, in milliseconds.
     skew_ms: i64,
+    /// How long the access token lives in all, in milliseconds, as far as is known.
+    life_ms: f64,
 }
 
 impl Session {
     /// The login that lies in `daemon_dir`. One that cannot be used is logged and counts as none.
-    pub fn open(daemon_dir: &Path, disk: Arc<dyn Disk>) -> Self {
-        let state = State { auth: None, seen: None, skew_ms: 0 };
-        let session = Self { dir: daemon_dir.to_owned(), disk, http: Http::new(), state: Mutex::new(state) };
+    pub fn open(daemon_dir: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let state = State { auth: None, seen: None, skew_ms: 0, life_ms: DEFAULT_LIFE_S * 1_000.0 };
+        let session = Self {
+            dir: daemon_dir.to_owned(),
+            disk,
+            http: Http::new(),
+            state: Mutex::new(state),
+            flight: Mutex::new(()),
+            never: CancelToken::new()?,
+        };
         session.look_again();
-        session
+        Ok(session)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -154,32 +172,49 @@ impl Session {
         self.lock().skew_ms = skew_ms;
     }
 
-    /// A token that is good for a minute at least. `refused`: the hub did not take the one that there is.
-    pub fn access_token(&self, refused: bool, abort: BorrowedFd<'_>) -> Result<String, TokenError> {
-        // Whoever comes second waits here, and finds what the first one got.
+    /// Takes the hub's clock from the head of an answer, unless a better word of it agrees. The address of a hub is
+    /// `https`, or on this machine: nobody in between has written it.
+    pub fn heard_date(&self, date_ms: i64) {
+        let skew = date_ms - now_ms();
         let mut state = self.lock();
-        let Some(auth) = &state.auth else { return Err(TokenError::NoLogin) };
-        if !refused && !auth.is_near_expiry(now_ms()) {
-            return Ok(auth.access_token.clone());
+        if (skew - state.skew_ms).abs() > DATE_STEP_MS {
+            state.skew_ms = skew;
         }
-        let held = auth.clone();
-        let lock = FileLock::acquire(&self.dir.join("user-auth.lock"), LOCK_LIMIT, &|| false)
-            .map_err(|e| TokenError::Failed(e.to_string()))?;
-        let renewed = self.renew(held, refused, abort, &mut state.skew_ms);
+    }
+
+    /// When the access token is to be renewed, in Unix milliseconds; `None` without a login.
+    pub fn renew_at(&self) -> Option<i64> {
+        let state = self.lock();
+        Some((state.auth.as_ref()?.expires_at - state.life_ms * (1.0 - RENEW_AT)) as i64)
+    }
+
+    /// A token that is good for a minute at least. `anew`: not the one that there is, since the hub did not take it or
+    /// it is to be renewed.
+    pub fn access_token(&self, anew: bool) -> Result<String, TokenError> {
+        let before = self.auth().ok_or(TokenError::NoLogin)?;
+        let good = |auth: &UserAuth, anew: bool| !anew && !auth.is_near_expiry(now_ms());
+        if good(&before, anew) {
+            return Ok(before.access_token);
+        }
+        let _flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have renewed it meanwhile.
+        let held = self.auth().ok_or(TokenError::NoLogin)?;
+        if held.access_token != before.access_token && good(&held, false) {
+            return Ok(held.access_token);
+        }
+        let lock = lock(&self.dir).map_err(TokenError::Failed)?;
+        let renewed = self.renew(held, anew);
         drop(lock);
-        let auth = renewed?;
+        let (auth, life_ms) = renewed?;
         let token = auth.access_token.clone();
+        let mut state = self.lock();
         state.auth = Some(auth);
+        state.life_ms = life_ms;
         Ok(token)
     }
 
-    fn renew(
-        &self,
-        held: UserAuth,
-        refused: bool,
-        abort: BorrowedFd<'_>,
-        skew_ms: &mut i64,
-    ) -> Result<UserAuth, TokenError> {
+    /// The renewed login, and how long its access token lives in milliseconds.
+    fn renew(&self, held: UserAuth, anew: bool) -> Result<(UserAuth, f64), TokenError> {
         let mut auth = held;
         // Another process may have renewed it. A file that cannot be read right now is no reason not to try.
         if let Ok(Some(stored)) = user_auth::load(&self.path(), &now_iso())
@@ -187,15 +222,16 @@ impl Session {
         {
             let fresh = stored.access_token != auth.access_token;
             auth = stored;
-            if !auth.is_near_expiry(now_ms()) && (fresh || !refused) {
-                return Ok(auth);
+            if !auth.is_near_expiry(now_ms()) && (fresh || !anew) {
+                return Ok((auth, DEFAULT_LIFE_S * 1_000.0));
             }
         }
-        let url = format!("{}{}", auth.hub_url.trim_end_matches('/'), login::REFRESH);
-        let answer = post(&self.http, &url, &login::refresh_body(&auth.refresh_token), abort)
+        let hub = url::server(&auth.hub_url).map_err(|e| TokenError::Failed(format!("the login's hubUrl {e}")))?;
+        let url = format!("{hub}{}", login::REFRESH);
+        let answer = post(&self.http, &url, &login::refresh_body(&auth.refresh_token), self.never.as_fd())
             .map_err(|e| TokenError::Failed(format!("the login cannot be renewed: {e}")))?;
         if let Some(date) = answer.date {
-            *skew_ms = date - now_ms();
+            self.heard_date(date);
         }
         if login::is_rejected(answer.status) {
             return Err(TokenError::Rejected(answer.refusal()));
@@ -215,7 +251,17 @@ impl Session {
         };
         auth.save(&*self.disk, &self.path()).map_err(|e| TokenError::Failed(e.to_string()))?;
         log::info!("control.login_renewed instance={}", auth.daemon_instance_id);
-        Ok(auth)
+        Ok((auth, tokens.expires_in * 1_000.0))
+    }
+
+    /// Waits for a renewal that is under way.
+    pub fn settle(&self) {
+        drop(self.flight.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The client and the directory of the login, for other requests to the same hub.
+    pub fn http(&self) -> &Http {
+        &self.http
     }
 
     /// Says on disk that a person has to log in again.
@@ -244,6 +290,11 @@ pub fn adopted(asked: &str, named: Option<&str>) -> String {
     }
 }
 
+/// Keeps other processes from renewing or replacing the login.
+fn lock(daemon_dir: &Path) -> Result<FileLock, String> {
+    FileLock::acquire(&daemon_dir.join("user-auth.lock"), LOCK_LIMIT, &|| false).map_err(|e| e.to_string())
+}
+
 /// Turns the hub's answer into the login of this daemon, and writes it down.
 pub fn adopt(
     disk: &dyn Disk,
@@ -254,7 +305,16 @@ pub fn adopt(
 ) -> Result<UserAuth, AuthError> {
     let path = user_auth::path(daemon_dir);
     let now = now_iso();
-    let before = user_auth::load(&path, &now).ok().flatten();
+    // A daemon that renews the login at this moment must not put its own in the place of this one.
+    let _lock = lock(daemon_dir).map_err(|e| AuthError::Io(path.clone(), io::Error::other(e)))?;
+    let before = match user_auth::load(&path, &now) {
+        Ok(before) => before,
+        Err(AuthError::Invalid(..)) => {
+            store::set_aside(disk, &path).map_err(|e| AuthError::Io(path.clone(), io::Error::other(e.to_string())))?;
+            None
+        }
+        Err(_) => None,
+    };
     let same = before.filter(|before| before.daemon_instance_id == tokens.daemon_instance_id);
     let auth = UserAuth {
         hub_url: adopted(asked, tokens.hub_url.as_deref()),

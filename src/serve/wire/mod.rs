@@ -306,6 +306,10 @@ pub struct DaemonStatus {
     pub channels: Vec<ChannelState>,
     /// What survives a crash.
     pub journal: JournalState,
+    /// The control socket of the hub that a person has logged this daemon in to: `state` (`connected`, `connecting`,
+    /// `logged_out`), `since`, `lastError`, `skewMs`, `hub`, `keys`, `unsigned`; null without a login.
+    #[serde(default)]
+    pub control: serde_json::Value,
     /// Tool calls that wait for permission, oldest first.
     #[serde(default)]
     pub approvals: Vec<WaitingApproval>,

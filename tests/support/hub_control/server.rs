@@ -151,6 +151,7 @@ fn serve(shared: &Arc<Shared>, wire: &mut Wire) -> bool {
     }
     let reply = match &fault {
         Some(Fault::Status(status)) => Reply::router(*status, "on purpose"),
+        Some(Fault::Say(status, body)) => Reply::json(*status, body),
         _ => shared.change(|world| answer(world, name, &request)).unwrap_or_else(|refusal| refusal),
     };
     note(shared, &request, reply.status);

@@ -22,6 +22,8 @@ pub const ACCESS_LIFE: i64 = 3600;
 pub enum Fault {
     /// This status and an error text.
     Status(u16),
+    /// This status and body, once.
+    Say(u16, Value),
     /// Read, and never answered.
     Hang,
     /// Carried out, and the connection ends without an answer.
