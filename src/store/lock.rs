@@ -10,8 +10,8 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::{Disk, RealDisk, StoreError, atomic};
+
+/// How often, and how many times, [`HomeLock::holder`] looks again while the lock is held by nobody with a name.
+const NAMELESS_PAUSE: Duration = Duration::from_millis(10);
+const NAMELESS_TRIES: u32 = 100;
 
 /// The lock of a home; held until it is dropped.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ impl HomeLock {
             .map_err(|e| LockError::Io(StoreError::at("create", daemon_dir)(e)))?;
         let path = daemon_dir.join("daemon.lock");
         let io = |e: io::Error| LockError::Io(StoreError::at("lock", &path)(e));
-        let mut file = open(&path, true).map_err(io)?;
+        let file = open(&path, true).map_err(io)?;
         match lock_exclusive(&file) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(held(&file, path)),
@@ -87,7 +91,7 @@ impl HomeLock {
             });
         }
         // These are words for others: a full disk must not keep the daemon from starting.
-        if let Err(e) = write_owner(&mut file, command) {
+        if let Err(e) = write_owner(&file, command) {
             log::warn!("lock.owner path={} error={e}", path.display());
         }
         if let Err(e) = pid_files.write() {
@@ -105,17 +109,26 @@ impl HomeLock {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io(e)),
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(None),
-            Err(Errno::WOULDBLOCK) => Ok(Some(held(&file, path))),
-            Err(e) => Err(io(e.into())),
+        // Between taking the lock and saying who has it lies a moment.
+        for _ in 0..NAMELESS_TRIES {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return Ok(None),
+                Err(Errno::WOULDBLOCK) => match held(&file, path.clone()) {
+                    LockError::Held { pid: None, .. } => std::thread::sleep(NAMELESS_PAUSE),
+                    named => return Ok(Some(named)),
+                },
+                Err(e) => return Err(io(e.into())),
+            }
         }
+        Ok(Some(held(&file, path)))
     }
 }
 
 impl Drop for HomeLock {
     fn drop(&mut self) {
         self.pid_files.remove();
+        // The next holder shall not be taken for this one until it has written its own name.
+        let _ = self.file.set_len(0);
         // Closing would do, but for a child between fork and exec, which holds the file for a moment longer.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
@@ -211,18 +224,20 @@ fn open(path: &Path, create: bool) -> io::Result<File> {
         .open(path)
 }
 
-fn write_owner(file: &mut File, command: &str) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{} {}", std::process::id(), command.replace('\n', " "))
+/// Writes the line in one piece over what a killed holder left, so that no reader finds half of it.
+fn write_owner(file: &File, command: &str) -> io::Result<()> {
+    let line = format!("{} {}\n", std::process::id(), command.replace('\n', " "));
+    file.write_all_at(line.as_bytes(), 0)?;
+    file.set_len(line.len() as u64)
 }
 
-/// Reads `<pid> <command>`; a file that says something else names nobody.
+/// Reads `<pid> <command>` of the first line; a file that says something else names nobody.
 fn held(file: &File, path: PathBuf) -> LockError {
-    let mut bytes = Vec::new();
-    let _ = file.take(4096).read_to_end(&mut bytes);
-    let text = String::from_utf8_lossy(&bytes);
-    let (pid, command) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    let mut bytes = [0; 4096];
+    let size = file.read_at(&mut bytes, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(&bytes[..size]);
+    let line = text.lines().next().unwrap_or_default().trim();
+    let (pid, command) = line.split_once(' ').unwrap_or((line, ""));
     let pid = pid.parse().ok();
     let command = Some(command).filter(|c| pid.is_some() && !c.is_empty()).map(str::to_owned);
     LockError::Held { pid, command, path }
@@ -251,6 +266,31 @@ mod tests {
         assert!(HomeLock::holder(&dir).unwrap().is_none());
         assert!(!dir.join("daemon.pid").exists() && !dir.join("daemon.pid.lock").exists());
         HomeLock::acquire(&dir, "bellhop start").unwrap();
+    }
+
+    #[test]
+    fn a_holder_that_has_not_said_its_name_yet_is_waited_for() {
+        let home = TempDir::new();
+        let path = home.0.join("daemon.lock");
+        let file = open(&path, true).unwrap();
+        lock_exclusive(&file).unwrap();
+        std::thread::scope(|scope| {
+            let seen = scope.spawn(|| HomeLock::holder(&home.0).unwrap().unwrap().to_string());
+            std::thread::sleep(3 * NAMELESS_PAUSE);
+            write_owner(&file, "bellhop start").unwrap();
+            assert!(seen.join().unwrap().contains(&format!("bellhop start (pid {})", own_pid())));
+        });
+    }
+
+    #[test]
+    fn a_shorter_name_leaves_nothing_of_a_longer_one() {
+        let home = TempDir::new();
+        let path = home.0.join("daemon.lock");
+        std::fs::write(&path, format!("1 {}\n", "x".repeat(99))).unwrap();
+        let lock = HomeLock::acquire(&home.0, "bellhop start").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{} bellhop start\n", own_pid()));
+        drop(lock);
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
     }
 
     #[test]
