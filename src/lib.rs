@@ -1,6 +1,7 @@
 //! bellhop carries messages between rooms and the agent CLIs of a machine.
 //!
 //! - [`message`], [`text`] and the like know nobody: words, measures, secrets, files.
+//! - [`sort`] is the one road of sorting.
 //! - [`json`] is the one road from documents to types and back.
 //! - [`store`] makes files that survive a crash; [`config`] is the configuration and every path.
 //! - [`engine`] turns messages into turns and replies; it declares the traits the others implement.
@@ -26,6 +27,7 @@ pub mod runtime;
 pub mod sanitize;
 pub mod scan;
 pub mod serve;
+pub mod sort;
 pub mod store;
 pub mod text;
 pub mod thread;

@@ -58,7 +58,7 @@ fn bash() -> String {
     for (c, v) in targets() {
         takers.extend(options_of(c, v).iter().filter(|o| !o.value.is_alone()).map(|o| o.long));
     }
-    takers.sort_unstable();
+    crate::sort::sort(&mut takers);
     takers.dedup();
     out.push_str(&format!(
         "            {}) skip=1 ;;\n            -*|=) ;;\n            *) if [[ -z $command ]]; then command=$word; \
@@ -109,7 +109,7 @@ fn options_with(value: Value) -> Vec<String> {
         .filter(|o| o.value == value)
         .map(|o| format!("--{}", o.long))
         .collect();
-    names.sort_unstable();
+    crate::sort::sort(&mut names);
     names.dedup();
     names
 }

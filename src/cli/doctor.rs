@@ -221,7 +221,7 @@ fn choice(config: &Config, runtimes: &[RuntimeRow]) -> Finding {
     let wanted = config.local_agents.iter().filter_map(|a| a.runtime.clone());
     let wanted = wanted.chain(config.default_route.iter().chain(&config.routes).map(|r| r.runtime.clone()));
     let mut missing: Vec<String> = wanted.filter(|id| !there(id)).collect();
-    missing.sort();
+    crate::sort::sort(&mut missing);
     missing.dedup();
     if !missing.is_empty() {
         let list = missing.join(", ");

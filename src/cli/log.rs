@@ -167,7 +167,7 @@ pub fn rotated(path: &Path) -> Vec<PathBuf> {
         })
         .map(|e| e.path())
         .collect();
-    list.sort();
+    crate::sort::sort(&mut list);
     list
 }
 

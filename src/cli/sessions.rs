@@ -178,7 +178,7 @@ fn stored(context: &Context<'_>) -> Result<Sessions, Failure> {
             })
         })
         .collect();
-    sessions.sort_by_key(|s| std::cmp::Reverse(s.updated_at));
+    crate::sort::sort_by_key(&mut sessions, |s| std::cmp::Reverse(s.updated_at));
     Ok(Sessions { sessions })
 }
 

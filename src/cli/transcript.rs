@@ -129,7 +129,7 @@ fn list(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let agent = agent(args, &context.config()?)?;
     let listed = transcript::list(&context.home.agents_dir(), &agent).map_err(|e| unreadable(&e))?;
     let mut rooms: Vec<String> = listed.into_iter().filter(|r| !r.topics.is_empty()).map(|r| r.room_id).collect();
-    rooms.sort();
+    crate::sort::sort(&mut rooms);
     for room in rooms {
         say(&neutral(&room))?;
     }

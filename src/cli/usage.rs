@@ -81,7 +81,7 @@ fn rows(by: &str, totals: &Totals, lines: &[TurnUsage]) -> (&'static [&'static s
         "runtime" => (&["runtime"], sums(&totals.days, &|s| s.runtime.clone())),
         "conversation" => {
             let mut latest: Vec<&Spending> = totals.conversations.iter().collect();
-            latest.sort_by_key(|s| (s.name.is_empty(), std::cmp::Reverse(s.last)));
+            crate::sort::sort_by_key(&mut latest, |s| (s.name.is_empty(), std::cmp::Reverse(s.last)));
             let row = |s: &Spending| Row { names: vec![s.agent.clone(), s.name.clone()], sum: s.sum };
             (&["agent", "conversation"], latest.into_iter().map(row).collect())
         }

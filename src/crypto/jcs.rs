@@ -37,7 +37,7 @@ fn write_value(out: &mut String, value: &Value) {
         }
         Value::Object(members) => {
             let mut sorted: Vec<(&String, &Value)> = members.iter().collect();
-            sorted.sort_unstable_by(|a, b| a.0.encode_utf16().cmp(b.0.encode_utf16()));
+            crate::sort::sort_by(&mut sorted, |a, b| a.0.encode_utf16().cmp(b.0.encode_utf16()));
             out.push('{');
             for (n, (key, item)) in sorted.into_iter().enumerate() {
                 if n > 0 {

@@ -291,7 +291,7 @@ impl Control for NodeControl {
                 updated_at: e.updated_at,
             })
             .collect();
-        sessions.sort_by_key(|s| std::cmp::Reverse(s.updated_at));
+        crate::sort::sort_by_key(&mut sessions, |s| std::cmp::Reverse(s.updated_at));
         Ok(Sessions { sessions })
     }
 

@@ -106,7 +106,7 @@ impl Found {
 
 /// Removes what is older than `age`, and of the rest the oldest that go beyond `bytes`.
 fn remove_old(mut found: Vec<Found>, now: SystemTime, age: Duration, bytes: u64, gone: &mut Gone) {
-    found.sort_by_key(|f| std::cmp::Reverse(f.written));
+    crate::sort::sort_by_key(&mut found, |f| std::cmp::Reverse(f.written));
     let mut kept = 0u64;
     for file in found {
         // What is from the future is new: a clock may be wrong.

@@ -80,7 +80,7 @@ fn listed(items: &[Item]) -> Queue {
         .map(|(queue, s)| QueueShape { queue: queue.to_owned(), total: s.total, ages: s.ages.to_vec() })
         .collect();
     // Stable: equal ones stay in the order of their keys.
-    conversations.sort_by_key(|c| std::cmp::Reverse(c.total));
+    crate::sort::sort_by_key(&mut conversations, |c| std::cmp::Reverse(c.total));
     conversations.truncate(QUEUE_LIMIT);
     let short = |item: &Item| wire(item, text::preview(&redact::text(&item.message.text)));
     Queue {

@@ -100,7 +100,7 @@ impl RoomControl for Speaking {
         let (speaker, _place) = self.admit(token, None)?;
         let agent = speaker.message().account_id.as_str();
         let failed = |e: crate::prompt::memory::MemoryError| bad(e.to_string());
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        let now = crate::time::rfc3339(crate::time::now_ms());
         let Remember { clear, goal, section, content } = remember;
         if clear {
             self.memory.clear(agent, &now).map_err(failed)?;

@@ -169,7 +169,7 @@ impl Approvals {
     /// What waits, oldest first.
     pub(super) fn list(&self) -> Vec<PendingApproval> {
         let mut list: Vec<PendingApproval> = self.open().values().map(|o| o.shown.clone()).collect();
-        list.sort_by(|a, b| a.asked_at.cmp(&b.asked_at).then_with(|| a.id.cmp(&b.id)));
+        crate::sort::sort_by(&mut list, |a, b| a.asked_at.cmp(&b.asked_at).then_with(|| a.id.cmp(&b.id)));
         list
     }
 

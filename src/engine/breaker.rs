@@ -146,7 +146,7 @@ impl Breakers {
     pub fn open(&self, now: i64) -> Vec<BreakerState> {
         let is_open = |s: &&BreakerState| s.blocked_until > now || s.probe_until > now;
         let mut open: Vec<BreakerState> = self.by_scope.values().filter(is_open).cloned().collect();
-        open.sort_by(|a, b| a.key.cmp(&b.key));
+        crate::sort::sort_by(&mut open, |a, b| a.key.cmp(&b.key));
         open
     }
 }

@@ -246,7 +246,7 @@ fn decide(core: &Arc<Core>, arriving: Arriving) {
     let (kept, dropped) = core.asides.take(&key);
     job.omitted += dropped;
     job.before.extend(kept);
-    job.before.sort_by_key(|(_, earlier)| earlier.number);
+    crate::sort::sort_by_key(&mut job.before, |(_, earlier)| earlier.number);
     match origin {
         Origin::New => {
             parking::tell_if_waiting(core, &job);

@@ -130,7 +130,12 @@ impl LoopWatch {
                     sample.seen = Some(at);
                 }
                 // Histories tell of what was before.
-                list.make_contiguous().sort_by_key(|s| s.at);
+                for newest in (1..list.len()).rev() {
+                    if list[newest - 1].at <= list[newest].at {
+                        break;
+                    }
+                    list.swap(newest - 1, newest);
+                }
             }
         }
     }
@@ -199,7 +204,7 @@ fn high_turn_rate(conversation: &Conversation, now: i64) -> bool {
         return false;
     }
     let mut all = [inbound, outbound].concat();
-    all.sort_by_key(|(at, side)| (*at, *side));
+    crate::sort::sort_by_key(&mut all, |(at, side)| (*at, *side));
     all.windows(2).filter(|pair| pair[0].1 != pair[1].1).count() >= 6
 }
 

@@ -277,7 +277,7 @@ pub(super) fn answer(core: &Arc<Core>, message: &Inbound) -> bool {
         let about = state.shelf.values().filter(|s| s.asked && s.job.message.queue_key() == key);
         about.map(|s| (s.job.number, s.job.entry.clone())).collect()
     };
-    asked.sort_unstable();
+    crate::sort::sort(&mut asked);
     for (_, entry) in &asked {
         if let Err(e) = put_back(core, entry) {
             log::warn!("message.not_released entry={entry} error={e}");

@@ -78,7 +78,7 @@ impl PolicyCache {
     /// Everything known, for writing to disk; the longest unused first.
     pub fn state(&self) -> Vec<Known> {
         let mut slots: Vec<&Slot> = self.slots.values().collect();
-        slots.sort_by_key(|s| s.used);
+        crate::sort::sort_by_key(&mut slots, |s| s.used);
         slots.into_iter().filter_map(|s| s.known.clone()).collect()
     }
 

@@ -120,7 +120,7 @@ pub(super) fn status(core: &Arc<Core>) -> EngineStatus {
     let stalled: Vec<_> =
         stalled.into_iter().map(|(on, w)| Stalled { on, cause: w.cause, since: w.since, until: w.until }).collect();
     let mut turns: Vec<_> = live.iter().map(|(id, live)| running(core, id, live)).collect();
-    turns.sort_by(|a, b| a.started_at.cmp(&b.started_at).then_with(|| a.turn_id.cmp(&b.turn_id)));
+    crate::sort::sort_by(&mut turns, |a, b| a.started_at.cmp(&b.started_at).then_with(|| a.turn_id.cmp(&b.turn_id)));
     let runtimes: HashSet<String> = stalled.iter().map(|s| s.on.clone()).collect();
     let parked: HashSet<String> = if runtimes.is_empty() {
         HashSet::new()
@@ -218,7 +218,7 @@ fn channels(core: &Core, waiting: &Waiting, age: impl Fn(i64) -> u64) -> Vec<Cha
             }
         })
         .collect();
-    pulses.sort_by(|a, b| a.id.cmp(&b.id));
+    crate::sort::sort_by(&mut pulses, |a, b| a.id.cmp(&b.id));
     pulses
 }
 

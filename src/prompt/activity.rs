@@ -123,7 +123,7 @@ impl Tracker {
             .filter(|e| e.agent_id == message.account_id && e.last_activity_at >= since)
             .filter(|e| e.room_id != conversation.id || e.topic.as_deref().unwrap_or("") != conversation.thread())
             .collect();
-        found.sort_by_key(|e| std::cmp::Reverse(e.last_activity_at));
+        crate::sort::sort_by_key(&mut found, |e| std::cmp::Reverse(e.last_activity_at));
         (found.iter().take(most).copied().cloned().collect(), found.len())
     }
 

@@ -157,7 +157,7 @@ fn stamp(dir: &Path) -> Vec<(PathBuf, SystemTime)> {
         })
         .take(PER_DIRECTORY)
         .collect();
-    found.sort();
+    crate::sort::sort(&mut found);
     found
 }
 

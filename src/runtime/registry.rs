@@ -141,7 +141,7 @@ impl Registry {
     pub fn ids(&self) -> Vec<&str> {
         let rank = |id: &str| RUNTIMES.iter().position(|d| d.id == id).unwrap_or(RUNTIMES.len());
         let mut ids: Vec<&str> = self.adapters.keys().map(String::as_str).filter(|id| *id != ECHO_STAND_IN).collect();
-        ids.sort_by_key(|id| rank(id));
+        crate::sort::sort_by_key(&mut ids, |id| rank(id));
         ids
     }
 

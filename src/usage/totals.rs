@@ -109,7 +109,7 @@ impl Totals {
     /// Merges what is not kept apart any more.
     fn forget(&mut self) {
         let mut days: Vec<&str> = self.days.iter().map(|d| d.name.as_str()).collect();
-        days.sort_unstable();
+        crate::sort::sort(&mut days);
         days.dedup();
         if let Some(first) = days.len().checked_sub(DAYS).and_then(|at| days.get(at)).map(|d| (*d).to_owned()) {
             merge(&mut self.days, |day| !day.name.is_empty() && day.name < first);

@@ -76,7 +76,7 @@ pub(super) fn load(disk: &dyn Disk, dir: &Path, now: i64) -> Result<Loaded, Jour
             let _ = disk.remove(&dir.join(name));
         }
     }
-    segments.sort_unstable();
+    crate::sort::sort(&mut segments);
     let mut first = 0;
     for (i, &number) in segments.iter().enumerate().rev() {
         if begins_with_base(disk, &segment::path(dir, number))? {
@@ -178,7 +178,7 @@ pub struct Dumped {
 /// being written is left out.
 pub fn dump(dir: &Path) -> io::Result<impl Iterator<Item = Result<Dumped, BadLine>> + use<>> {
     let mut numbers: Vec<_> = RealDisk.list(dir)?.iter().filter_map(|name| segment::number(name)).collect();
-    numbers.sort_unstable();
+    crate::sort::sort(&mut numbers);
     let paths = numbers.into_iter().map(|n| segment::path(dir, n)).collect();
     Ok(Dump { paths, open: None })
 }

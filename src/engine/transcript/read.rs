@@ -92,7 +92,7 @@ pub fn files(agents: &Path, agent: &str, room: &str, topic: Option<&str>) -> io:
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(e),
     };
-    rotated.sort();
+    crate::sort::sort(&mut rotated);
     let active = Some(place.path(agents)).filter(|path| path.exists());
     Ok(rotated.into_iter().map(|(_, path)| path).chain(active).collect())
 }
@@ -339,7 +339,7 @@ fn room_directories(agents: &Path, agent: &str) -> io::Result<Vec<PathBuf>> {
         let rooms = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
         directories.extend(rooms.filter(|dir| paths::directory_owner(dir).is_none_or(|o| o.agent == agent)));
     }
-    directories.sort();
+    crate::sort::sort(&mut directories);
     Ok(directories)
 }
 
@@ -350,6 +350,6 @@ fn transcripts(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
         .filter(|e| paths::is_transcript(&e.file_name()) && e.file_type().is_ok_and(|t| t.is_file()))
         .map(|e| (e.file_name().to_string_lossy().into_owned(), e.path()))
         .collect();
-    files.sort();
+    crate::sort::sort(&mut files);
     Ok(files)
 }

@@ -292,7 +292,7 @@ fn set_aside(path: &Path) -> std::io::Result<()> {
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
         .map(|entry| entry.path())
         .collect();
-    old.sort();
+    crate::sort::sort(&mut old);
     let surplus = old.len().saturating_sub(KEPT_FILES);
     for path in old.into_iter().take(surplus) {
         std::fs::remove_file(path)?;

@@ -65,7 +65,7 @@ pub fn list(user_home: &Path) -> Vec<Profile> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| name != "default" && is_valid_name(name))
         .collect();
-    names.sort();
+    crate::sort::sort(&mut names);
     names.insert(0, "default".to_owned());
     names.truncate(PROFILES_LIMIT);
     names.into_iter().filter_map(|name| Some(profile(home(user_home, &name)?, name, active))).collect()

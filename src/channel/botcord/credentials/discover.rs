@@ -105,7 +105,7 @@ fn names(dir: &Path, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
         }
     };
     names.retain(|name| name.as_bytes().ends_with(b".json"));
-    names.sort();
+    crate::sort::sort(&mut names);
     names.into_iter().map(|name| dir.join(name)).collect()
 }
 
