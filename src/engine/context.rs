@@ -18,8 +18,6 @@ use crate::thread;
 const MAX_LATE: usize = 16;
 /// How soon a cancelled turn stops waiting.
 const LOOK: Duration = Duration::from_millis(100);
-/// Stack of a builder: it may read JSON from a network.
-const STACK: usize = 512 * 1024;
 
 /// What a runtime is told besides the user turn.
 #[derive(Default)]
@@ -59,7 +57,7 @@ fn start(core: &Core, turn: &Turn) -> std::io::Result<Receiver<Part>> {
     let facts = turn.facts();
     let (channel_kind, text_is_delivered) = (facts.channel_kind.to_owned(), facts.text_is_delivered);
     let has_tools = facts.has_tools;
-    thread::spawn_sized("context", STACK, move || {
+    thread::errand("context", move || {
         let facts = PromptFacts { runtime: &runtime, channel_kind: &channel_kind, text_is_delivered, has_tools };
         if to.send(Part::Context(prompts.system_context(&message, facts))).is_ok() {
             let _ = to.send(Part::Rules(prompts.system_rules(&message)));

@@ -34,9 +34,6 @@ use super::{Settings, conclude, now_ms, parking, records};
 use crate::message::Inbound;
 use crate::thread;
 
-/// Stack of a turn's thread: the adapters' parsers recurse over JSON of up to 128 levels.
-const TURN_STACK: usize = 512 * 1024;
-
 /// One accepted message with what its turn needs to know.
 #[derive(Clone)]
 pub(super) struct Job {
@@ -345,7 +342,7 @@ impl Core {
             drop(state);
             let core = Arc::clone(self);
             let (key, turn_id) = (start.key.clone(), start.turn_id.clone());
-            let spawned = thread::spawn_sized("turn", TURN_STACK, move || worker(&core, start, live));
+            let spawned = thread::errand("turn", move || worker(&core, start, live));
             if let Err(e) = spawned {
                 log::error!("turn.thread_failed queue={key} error={e}");
                 self.put_back(&key, &turn_id);
@@ -505,8 +502,5 @@ fn worker(core: &Arc<Core>, start: Start<Job>, live: Arc<Live>) {
 /// `turn:<conversation>`, as far as the system's 15 bytes go.
 fn name_thread(start: &Start<Job>) {
     let conversation = start.arrivals.last().map_or("", |a| a.payload.message.conversation.id.as_str());
-    let name: String = format!("turn:{conversation}").chars().filter(char::is_ascii_graphic).take(15).collect();
-    if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = rustix::thread::set_name(&name);
-    }
+    thread::rename(&format!("turn:{conversation}"));
 }

@@ -134,7 +134,7 @@ fn put(core: &Core, item: Item) -> Option<String> {
 /// [`drain`] on a thread of its own.
 fn drain_aside(core: &Arc<Core>, key: &str) {
     let (sender, queue) = (Arc::clone(core), key.to_owned());
-    let spawned = thread::spawn("outbox", move || drain(&sender, &queue));
+    let spawned = thread::errand("outbox", move || drain(&sender, &queue));
     if let Err(e) = spawned {
         log::error!("outbox.thread_failed queue={key} error={e}");
         // Leaves the item in place; it is tried again with the next message of the conversation.

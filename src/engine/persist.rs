@@ -101,7 +101,7 @@ pub(super) fn flush_soon(core: &Arc<Core>) {
         again.sessions.scheduled.store(false, Ordering::Release);
         // The timer thread must not wait for a disk.
         let core = Arc::clone(&again);
-        let spawned = thread::spawn("sessions", move || core.sessions.flush(&core.journal));
+        let spawned = thread::errand("sessions", move || core.sessions.flush(&core.journal));
         if let Err(e) = spawned {
             log::warn!("session.thread_failed error={e}");
         }

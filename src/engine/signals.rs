@@ -135,7 +135,7 @@ impl Signals {
             state.typing = inner.typing;
         }
         let sender = Arc::clone(inner);
-        let spawned = thread::spawn("signals", move || sender.run());
+        let spawned = thread::errand("signals", move || sender.run());
         if let Err(e) = spawned {
             log::warn!("signals.thread_failed turn={} error={e}", inner.turn_id);
             let mut state = inner.lock();

@@ -272,7 +272,7 @@ impl Inbox {
     fn send_off(self: &Arc<Self>, errand: Errand) {
         let inbox = Arc::clone(self);
         let name = format!("{}:{}", errand.as_str(), self.agent);
-        let spawned = thread::spawn(name, move || inbox.run(errand));
+        let spawned = thread::errand(name, move || inbox.run(errand));
         if let Err(e) = spawned {
             log::error!("botcord.thread_failed agent={} errand={} error={e}", self.agent, errand.as_str());
             self.lock().busy[errand as usize] = false;
