@@ -106,10 +106,15 @@ pub(super) fn below(root: i32) -> Vec<Stat> {
     found
 }
 
-/// The direct children of a process.
-pub(super) fn children_of(parent: i32) -> Vec<Stat> {
-    let stats = children(parent).map_or_else(all, |pids| pids.into_iter().filter_map(stat).collect());
-    stats.into_iter().filter(|stat| stat.parent == parent).collect()
+/// The children of a process that fell to it because their parents had ended, and perhaps others of its children: the
+/// kernel gives them to its first thread. With hundreds of threads, it matters that only that one's list is read.
+pub(super) fn adopted_by(parent: i32, wanted: impl Fn(i32) -> bool) -> Vec<Stat> {
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let stats = match list {
+        Ok(text) => parse_children(&text).into_iter().filter(|pid| wanted(*pid)).filter_map(stat).collect(),
+        Err(_) => all(),
+    };
+    stats.into_iter().filter(|stat| stat.parent == parent && wanted(stat.pid)).collect()
 }
 
 /// Children of all threads of a process; `None` where the kernel has no such list or the process is gone.

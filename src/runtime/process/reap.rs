@@ -95,7 +95,7 @@ pub fn reap_orphans() -> usize {
     }
     let own_pid = getpid().as_raw_nonzero().get();
     let own_group = getpgrp().as_raw_nonzero().get();
-    let children = proc_fs::children_of(own_pid);
+    let children = proc_fs::adopted_by(own_pid, |pid| !is_owned(pid));
     // Held over the look and the reaping: a pid that is not owned now cannot become so in between.
     let owned = lock(&OWNED);
     let orphans = children

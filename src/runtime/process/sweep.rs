@@ -121,12 +121,13 @@ pub(super) fn sweep(target: &Target<'_>) -> usize {
 /// What a CLI that has ended left among the children that fell to us, and everything below it.
 pub(super) fn leftovers(turn: &str) -> Vec<ProcessId> {
     let adopter = reap::adopter();
-    let stats = proc_fs::below(adopter);
-    let orphans = stats.iter().filter(|stat| stat.parent == adopter && !stat.is_dead() && !reap::is_owned(stat.pid));
-    let roots = marked_among(orphans.map(|stat| stat.pid), MARK, true, |value| value == turn.as_bytes());
+    let orphans = proc_fs::adopted_by(adopter, |pid| !reap::is_owned(pid));
+    let living = orphans.iter().filter(|stat| !stat.is_dead()).map(|stat| stat.pid);
+    let roots = marked_among(living, MARK, true, |value| value == turn.as_bytes());
     if roots.is_empty() {
         return Vec::new();
     }
+    let stats = proc_fs::below(adopter);
     let below = proc_fs::descendants(&stats, &roots, Some(own_pid()));
     let counts = |stat: &&Stat| !stat.is_dead() && (roots.contains(&stat.pid) || below.contains(&stat.pid));
     stats.iter().filter(counts).map(Stat::id).collect()
