@@ -113,8 +113,8 @@ impl RunSink for TurnSink {
             let quiet = matches!(block.kind, BlockKind::System | BlockKind::Thinking);
             if !quiet && !progress.effects {
                 progress.effects = true;
-                // Synced by the journal at once, but not waited for: what the CLI did is done.
-                drop(self.core.journal.append(Record::Effects { turn: turn.id.clone() }));
+                // Not waited for: what the CLI did is done. Of a short turn it shares the sync of the result.
+                self.core.journal.append_soon(Record::Effects { turn: turn.id.clone() });
             }
             progress.keep(BlockSummary::of(&block));
             progress.tool_calls += u64::from(block.kind == BlockKind::ToolUse);

@@ -5,7 +5,7 @@
 //! writes everything that has come meanwhile with one write and one fdatasync and then settles the
 //! [`Ticket`]s: the more comes at once, the fewer syncs each record costs. The order of the lines is the
 //! order in which the ledger took them. Records that nobody waits for are written at once and synced with the
-//! next one that somebody waits for, or a little later ([`Journal::append_behind`]).
+//! next one that somebody waits for, or a little later ([`Journal::append_soon`], [`Journal::append_behind`]).
 //!
 //! Segments are `<10 digits>.ndjson`. When one has outgrown what is alive in it, the ledger is written to a
 //! new one, which begins with `base` and comes into force by rename; so there is one segment at rest, and
@@ -64,6 +64,8 @@ pub struct JournalOptions {
     pub retry_after: Duration,
     /// How long a record of [`Journal::append_behind`] may be without a sync. Default 100 ms.
     pub sync_within: Duration,
+    /// How long a record of [`Journal::append_soon`] may be without a sync. Default 10 ms.
+    pub group_within: Duration,
 }
 
 impl Default for JournalOptions {
@@ -75,6 +77,7 @@ impl Default for JournalOptions {
             max_pending_bytes: 64 * 1024 * 1024,
             retry_after: Duration::from_secs(5),
             sync_within: Duration::from_millis(100),
+            group_within: Duration::from_millis(10),
         }
     }
 }
@@ -197,22 +200,28 @@ impl Journal {
     /// Appends a record. The ledger has it when this returns; it is durable when the ticket says so.
     pub fn append(&self, record: Record) -> Ticket {
         let ticket = Ticket::new();
-        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(ticket.clone())));
+        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(ticket.clone())), false);
         ticket
+    }
+
+    /// Appends a record that has to be durable soon. It is written at once, and synced with what is appended in the next
+    /// [`JournalOptions::group_within`].
+    pub fn append_soon(&self, record: Record) {
+        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(Ticket::new())), true);
     }
 
     /// Appends a record for which nobody waits. It is written at once, so that it survives the end of this
     /// process, but costs no sync of its own: a loss of power within [`JournalOptions::sync_within`] may
     /// take it, unless a record that somebody waits for came after it.
     pub fn append_behind(&self, record: Record) {
-        self.inner.shared.append(now_ms(), record, None);
+        self.inner.shared.append(now_ms(), record, None, false);
     }
 
-    /// Appends a record; `then` is called on the journal's thread once it is durable or could not be
-    /// written (a record that is refused at once, because the journal is closed or the record too large, is
+    /// Appends a record as [`Journal::append_soon`] does; `then` is called on the journal's thread once it is durable or
+    /// could not be written (a record that is refused at once, because the journal is closed or the record too large, is
     /// told on the caller's thread). It must be quick and must not wait for a ticket; a panic is caught.
     pub fn append_then(&self, record: Record, then: Then) {
-        self.inner.shared.append(now_ms(), record, Some(Waiter::then(then)));
+        self.inner.shared.append(now_ms(), record, Some(Waiter::then(then)), true);
     }
 
     /// Takes in messages, in order and all at once with respect to other callers. A message whose ids
@@ -233,7 +242,8 @@ impl Journal {
         look(&self.inner.shared.lock().ledger)
     }
 
-    /// Tries to write again at once, if broken, and says whether the journal can be written now.
+    /// Tries to write again at once, if broken, and says whether the journal can be written now. What was appended before
+    /// is durable then, but for records of [`Journal::append_behind`].
     pub fn recover_now(&self) -> Result<(), JournalError> {
         let ticket = Ticket::new();
         self.inner.shared.nudge(Waiter::ticket(ticket.clone()));

@@ -56,6 +56,8 @@ struct Broken {
 pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     pub(super) waiters: Vec<Waiter>,
+    /// Those who can wait a moment for company, see [`super::Journal::append_soon`].
+    pub(super) patient: Vec<Waiter>,
     /// Entries that come to be with it.
     accepted: Vec<String>,
     /// Somebody asked for another try.
@@ -64,13 +66,14 @@ pub(super) struct Batch {
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.waiters.is_empty() && !self.forced
+        self.bytes.is_empty() && self.waiters.is_empty() && self.patient.is_empty() && !self.forced
     }
 
     /// Adds what came later.
     pub(super) fn extend(&mut self, later: Self) {
         self.bytes.extend(later.bytes);
         self.waiters.extend(later.waiters);
+        self.patient.extend(later.patient);
         self.accepted.extend(later.accepted);
         self.forced |= later.forced;
     }
@@ -110,8 +113,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Without a waiter nobody needs to know when the record is durable, and it shares a later sync.
-    pub(super) fn append(&self, t: i64, record: Record, waiter: Option<Waiter>) {
+    /// Without a waiter nobody needs to know when the record is durable, and it shares a later sync. A patient one lets
+    /// it share that of what comes in the next moment.
+    pub(super) fn append(&self, t: i64, record: Record, waiter: Option<Waiter>, patient: bool) {
         let refuse = |waiter: Option<Waiter>, error| match waiter {
             Some(waiter) => waiter.settle(Err(error)),
             None => log::warn!("journal.not_taken error={error}"),
@@ -128,7 +132,11 @@ impl Shared {
         }
         state.ledger.apply(t, record, line.len() as u64);
         state.push(line);
-        state.batch.waiters.extend(waiter);
+        if patient {
+            state.batch.patient.extend(waiter);
+        } else {
+            state.batch.waiters.extend(waiter);
+        }
         self.work.notify_one();
     }
 
@@ -193,9 +201,10 @@ impl Shared {
         Next::End
     }
 
-    /// How long a record that nobody waits for may be without a sync.
-    pub(super) fn sync_within(&self) -> Duration {
-        self.lock().options.sync_within
+    /// How long a record that nobody waits for, or somebody patient, may be without a sync.
+    pub(super) fn sync_within(&self, patient: bool) -> Duration {
+        let state = self.lock();
+        if patient { state.options.group_within } else { state.options.sync_within }
     }
 
     /// The whole state, with everything that waits: what is in the snapshot need not be written otherwise.
@@ -217,7 +226,7 @@ impl Shared {
             log::info!("journal.recovered segment={}", state.stats.segment);
         }
         drop(state);
-        batch.waiters.into_iter().for_each(|waiter| waiter.settle(Ok(())));
+        batch.waiters.into_iter().chain(batch.patient).for_each(|waiter| waiter.settle(Ok(())));
     }
 
     /// The batch is not durable, and the journal broken. `tried`: just now, with this error.
@@ -232,7 +241,7 @@ impl Shared {
             state.broken = Some(Broken { error: error.clone(), since_try: Instant::now() });
         }
         drop(state);
-        batch.waiters.into_iter().for_each(|waiter| waiter.settle(Err(error.clone())));
+        batch.waiters.into_iter().chain(batch.patient).for_each(|waiter| waiter.settle(Err(error.clone())));
     }
 
     /// What a broken journal answers, unless it is time to try again.

@@ -11,6 +11,7 @@ use super::error::JournalError;
 use super::record::{self, Record};
 use super::segment;
 use super::shared::{Batch, Next, Shared, Snapshot};
+use super::ticket::Waiter;
 use crate::store::{Disk, DiskFile, now_ms};
 
 /// A new segment is written in pieces of about this size.
@@ -31,6 +32,8 @@ pub(super) struct Writer {
     obsolete: Vec<u64>,
     /// Those of them that are kept for people, and under which names.
     quarantine: Vec<(u64, PathBuf)>,
+    /// Who waits for the sync that is due next.
+    patient: Vec<Waiter>,
     /// When it was last logged that nothing can be written.
     complained: Option<Instant>,
 }
@@ -64,7 +67,7 @@ impl Writer {
         quarantine: Vec<(u64, PathBuf)>,
     ) -> Self {
         let next = obsolete.iter().max().map_or(1, |n| n.saturating_add(1));
-        Self { disk, dir, shared, active: None, next, obsolete, quarantine, complained: None }
+        Self { disk, dir, shared, active: None, next, obsolete, quarantine, patient: Vec::new(), complained: None }
     }
 
     /// Begins the first segment of this process.
@@ -101,7 +104,7 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, batch: Batch) {
+    fn commit(&mut self, mut batch: Batch) {
         let Some(active) = &mut self.active else {
             match self.shared.still_broken() {
                 Some(error) if !batch.forced => self.shared.fail(batch, error, false),
@@ -110,7 +113,11 @@ impl Writer {
             return;
         };
         if batch.bytes.is_empty() {
-            self.shared.succeed(batch, false);
+            if self.patient.is_empty() {
+                self.shared.succeed(batch, false);
+            } else {
+                self.sync(batch);
+            }
             return;
         }
         if let Err(e) = active.file.append(&batch.bytes) {
@@ -119,7 +126,10 @@ impl Writer {
         active.written += batch.bytes.len() as u64;
         if batch.waiters.is_empty() {
             let now = Instant::now();
-            let sync_at = *active.sync_at.get_or_insert_with(|| now + self.shared.sync_within());
+            let at = now + self.shared.sync_within(!batch.patient.is_empty());
+            let sync_at = active.sync_at.map_or(at, |earlier| earlier.min(at));
+            active.sync_at = Some(sync_at);
+            self.patient.append(&mut batch.patient);
             if now < sync_at {
                 return;
             }
@@ -128,7 +138,8 @@ impl Writer {
     }
 
     /// Makes durable what is written, which ends with this batch.
-    fn sync(&mut self, batch: Batch) {
+    fn sync(&mut self, mut batch: Batch) {
+        batch.patient.append(&mut self.patient);
         let Some(active) = &mut self.active else { return self.shared.succeed(batch, false) };
         if let Err(e) = active.file.sync() {
             return self.give_up_active(batch, e);
@@ -167,6 +178,7 @@ impl Writer {
 
     /// No segment can be written: tries a new one from the ledger, which has everything that waits.
     fn start_over(&mut self, mut batch: Batch) {
+        batch.patient.append(&mut self.patient);
         let (snapshot, later) = self.shared.snapshot(now_ms());
         batch.extend(later);
         match self.new_segment(&snapshot) {
