@@ -109,6 +109,8 @@ impl std::error::Error for HttpError {}
 struct Current {
     end: Instant,
     abort: OwnedFd,
+    /// A body follows the head, and soon: both go out together.
+    joins: bool,
     sent: bool,
     aborted: bool,
     /// Why a connection could not be made or went bad, in better words than `ureq` has.
@@ -167,7 +169,8 @@ impl Http {
         let unsent = |why: String| HttpError { sent: false, kind: HttpErrorKind::Failed(why) };
         let abort = abort.try_clone_to_owned().map_err(|e| unsent(e.to_string()))?;
         let end = Instant::now() + request.limit;
-        CURRENT.with_borrow_mut(|c| *c = Some(Current { end, abort, sent: false, aborted: false, why: None }));
+        let joins = matches!(request.body, Body::Bytes(bytes) if !bytes.is_empty());
+        CURRENT.with_borrow_mut(|c| *c = Some(Current { end, abort, joins, sent: false, aborted: false, why: None }));
         let _guard = Guard;
         let mut bytes: &[u8] = &[];
         let (reader, length): (&mut dyn Read, Option<u64>) = match request.body {
@@ -335,7 +338,7 @@ impl Connector for Dialer {
             Box::new(tcp)
         };
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Connection { stream: Mutex::new(stream), buffers, tls: details.needs_tls() }))
+        Ok(Some(Connection { stream: Mutex::new(stream), buffers, head: Vec::new(), tls: details.needs_tls() }))
     }
 }
 
@@ -344,7 +347,40 @@ struct Connection {
     /// A mutex for the sake of `Sync`; it is never locked.
     stream: Mutex<Box<dyn Stream>>,
     buffers: LazyBuffers,
+    /// The head of a request that waits for its body: two packets cost both sides twice as much.
+    head: Vec<u8>,
     tls: bool,
+}
+
+impl Connection {
+    /// Sends what waits and then so much of the output buffer.
+    fn transmit(&mut self, amount: usize) -> Result<(), ureq::Error> {
+        let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut output = self.buffers.output().get(..amount).unwrap_or_default();
+        let mut joined = std::mem::take(&mut self.head);
+        if !joined.is_empty() {
+            joined.extend_from_slice(output);
+            output = &joined;
+        }
+        let mut rest = output;
+        while !rest.is_empty() {
+            match stream.write(rest) {
+                Ok(0) => return Err(ureq::Error::Io(io::ErrorKind::WriteZero.into())),
+                Ok(n) => {
+                    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|c| c.sent = true));
+                    rest = rest.get(n..).unwrap_or_default();
+                }
+                Err(e) => retry(&**stream, e, PollFlags::OUT)?,
+            }
+        }
+        loop {
+            match stream.flush() {
+                Ok(()) if !stream.wants_write() => return Ok(()),
+                Ok(()) => with_current(|end, abort| dial::wait(stream.socket(), PollFlags::OUT, end, abort))?,
+                Err(e) => retry(&**stream, e, PollFlags::OUT)?,
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -372,28 +408,20 @@ impl Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
-        let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut rest = self.buffers.output().get(..amount).unwrap_or_default();
-        while !rest.is_empty() {
-            match stream.write(rest) {
-                Ok(0) => return Err(ureq::Error::Io(io::ErrorKind::WriteZero.into())),
-                Ok(n) => {
-                    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|c| c.sent = true));
-                    rest = rest.get(n..).unwrap_or_default();
-                }
-                Err(e) => retry(&**stream, e, PollFlags::OUT)?,
-            }
+        let joins = CURRENT.with_borrow_mut(|c| c.as_mut().is_some_and(|c| std::mem::take(&mut c.joins)));
+        if joins {
+            let head = self.buffers.output().get(..amount).unwrap_or_default().to_vec();
+            self.head = head;
+            return Ok(());
         }
-        loop {
-            match stream.flush() {
-                Ok(()) if !stream.wants_write() => return Ok(()),
-                Ok(()) => with_current(|end, abort| dial::wait(stream.socket(), PollFlags::OUT, end, abort))?,
-                Err(e) => retry(&**stream, e, PollFlags::OUT)?,
-            }
-        }
+        self.transmit(amount)
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        if !self.head.is_empty() {
+            // Its body has never come.
+            self.transmit(0)?;
+        }
         let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         loop {
             match stream.read(self.buffers.input_append_buf()) {
