@@ -83,7 +83,7 @@ impl Stage {
     }
 
     fn ended(&self, said: &Said) {
-        self.voice.ends.push(std::slice::from_ref(&said.hub_msg_id));
+        self.voice.ends.push(std::slice::from_ref(&said.hub_msg_id), Box::new(|| ()));
         self.hub.wait_stream_end(said);
     }
 }

@@ -88,7 +88,8 @@ fn ended(core: &Arc<Core>, turn: &Arc<Turn>, cancelled: Option<CancelReason>, ru
 fn end_streams(turn: &Turn) {
     let streams = Settled::new(Vec::new(), "", turn.jobs.iter().map(|job| job.message.as_ref())).streams;
     if let Some(channel) = turn.channel.as_ref().filter(|_| !streams.is_empty()) {
-        channel.stream_end(&streams);
+        // After a crash it is told at the end of the turn in which they go on.
+        channel.stream_end(&streams, Box::new(|| ()));
     }
 }
 

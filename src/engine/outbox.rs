@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -66,6 +66,9 @@ pub(super) struct Outbox {
     queues: Mutex<HashMap<String, Queue>>,
     /// Who waits for the end of a message, by its id.
     waiters: Mutex<HashMap<String, Sender<Resolved>>>,
+    /// Ends that far sides are being told of.
+    untold: Mutex<usize>,
+    all_told: Condvar,
 }
 
 /// What became of a message: the far side's id of it, or why it was given up.
@@ -100,6 +103,12 @@ impl Outbox {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let of_agent = |out: &Outbound| out.by_tool && out.channel == channel && out.account_id == account;
         queues.values().flat_map(|q| &q.items).filter(|item| of_agent(&item.out)).count()
+    }
+
+    /// Waits until far sides know of all ends, at most for `limit`.
+    pub(super) fn wait_told(&self, limit: Duration) {
+        let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.all_told.wait_timeout_while(untold, limit, |untold| *untold > 0));
     }
 
     /// Number of replies that wait.
@@ -295,17 +304,41 @@ pub(super) fn settle(core: &Arc<Core>, channel: &str, entries: Vec<String>, sett
                 }
             }
             let Some(channel) = again.channel(&channel) else { return };
-            tell(channel.as_ref(), &settled);
-            again.journal.append_behind(Record::Acked { e: entries });
+            tell(&again, channel.as_ref(), &settled, entries);
         }),
     );
 }
 
-/// Tells a channel that messages are terminal.
-pub(super) fn tell(channel: &dyn Channel, settled: &Settled) {
+/// A far side that does not know of an end yet, for whoever waits until they all do.
+struct Untold(Arc<Core>);
+
+impl Untold {
+    fn new(core: &Arc<Core>) -> Self {
+        *core.outbox.untold.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(Arc::clone(core))
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        *self.0.outbox.untold.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.outbox.all_told.notify_all();
+    }
+}
+
+/// Tells a channel that messages are terminal. The journal remembers their entries until the far side knows of the ends
+/// of their streams: nothing else would tell it after a crash. It asks by itself about what is not acknowledged.
+pub(super) fn tell(core: &Arc<Core>, channel: &dyn Channel, settled: &Settled, entries: Vec<String>) {
+    let untold = Untold::new(core);
+    let told = move || {
+        untold.0.journal.append_behind(Record::Acked { e: entries });
+        drop(untold);
+    };
     let call = || {
-        if !settled.streams.is_empty() {
-            channel.stream_end(&settled.streams);
+        if settled.streams.is_empty() {
+            told();
+        } else {
+            channel.stream_end(&settled.streams, Box::new(told));
         }
         channel.settled(settled);
     };

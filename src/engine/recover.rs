@@ -75,10 +75,10 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
             EntryState::Done { .. } if how == Recovery::OnDemand && core.channel(&entry.channel).is_none() => {}
             EntryState::Done { why, .. } => {
                 let settled = Settled::new(entry.ids.clone(), why, [entry.message.as_ref()]);
-                if let Some(channel) = core.channel(&entry.channel) {
-                    outbox::tell(channel.as_ref(), &settled);
+                match core.channel(&entry.channel) {
+                    Some(channel) => outbox::tell(core, channel.as_ref(), &settled, vec![entry.id]),
+                    None => drop(core.journal.append(Record::Acked { e: vec![entry.id] })),
                 }
-                drop(core.journal.append(Record::Acked { e: vec![entry.id] }));
             }
             EntryState::Answered { turn } => {
                 let (waits, why) = core.journal.view(|ledger| {

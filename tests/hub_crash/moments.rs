@@ -89,6 +89,38 @@ fn between_the_answer_and_the_acknowledgement() {
 }
 
 #[test]
+fn between_the_acknowledgement_and_the_end_of_the_stream() {
+    let (hub, home, owners) = (chats::hub(), Home::new("end"), Owners::default());
+    hub.allow(Rule::NoStreamEnd);
+    let agent = &chats::agents(&hub, &home, 1)[0];
+    let says = || {
+        let id = owners.say(&hub, agent, "chat", "fast");
+        let said = owners.said.lock().unwrap()[&id].clone();
+        (id, said)
+    };
+    hub.break_down(Endpoint::StreamEnd, Fault::Stall);
+    let daemon = home.start();
+    let (id, said) = says();
+    hub.wait_answer(&said);
+    hub.wait_settled(&said);
+    hub.wait_until("it is told of the end", |world| {
+        world.rows.iter().any(|row| row.endpoint == Some(Endpoint::StreamEnd))
+    });
+    daemon.kill();
+    hub.heal();
+    let daemon = home.start();
+    hub.wait_stream_end(&said);
+    one_answer(&hub, &said, &format!("answer to {id}"));
+    assert_eq!(home.runs(&id), 1);
+    assert!(daemon.stop().success());
+    // What the hub knows now it is not told again.
+    let daemon = home.start();
+    hub.wait_stream_end(&says().1);
+    assert!(daemon.stop().success());
+    assert_eq!(hub.requests(Endpoint::StreamEnd).len(), 3);
+}
+
+#[test]
 fn the_hub_is_away_when_the_answer_is_ready() {
     let (hub, home, id, said) = begin("away", "wait");
     let daemon = home.start();

@@ -13,7 +13,7 @@ use bellhop::engine::policy::PolicySource;
 use bellhop::engine::ports::{
     Capabilities, Channel, Delivery, Frame, FreshStart, MessageStatus, PromptBuilder, PromptFacts, RecentMessage,
     ResumedSession, RoomContext, RunRequest, RunResult, RunSink, Runtime, Runtimes, Settled, StreamBlock, StreamPace,
-    SystemRule, Thrown, TurnDone, TurnEvent, TurnHook, TurnObserver, TurnReport,
+    SystemRule, Thrown, Told, TurnDone, TurnEvent, TurnHook, TurnObserver, TurnReport,
 };
 use bellhop::engine::route::{Route, Routes};
 use bellhop::engine::sessions::SessionStore;
@@ -211,11 +211,12 @@ impl Channel for FakeChannel {
         Ok(())
     }
 
-    fn stream_end(&self, ids: &[String]) {
+    fn stream_end(&self, ids: &[String], told: Told) {
         for id in ids {
             self.order.push(format!("end {id}"));
             self.ended.push(id.clone());
         }
+        told();
     }
 
     fn settled(&self, settled: &Settled) {

@@ -22,7 +22,7 @@ use crate::engine::cancel::CancelToken;
 use crate::engine::policy::PolicySource;
 use crate::engine::ports::{
     Acceptor, Capabilities, Channel, ChannelNews, Delivery, Exit, Lifecycle, MessageStatus, RecentMessage, RoomContext,
-    RoomTools, Settled, StreamBlock, StreamPace,
+    RoomTools, Settled, StreamBlock, StreamPace, Told,
 };
 use crate::message::{Inbound, Outbound};
 use crate::net::http::Http;
@@ -195,8 +195,8 @@ impl Channel for Botcord {
         self.voice.live.message_status(status)
     }
 
-    fn stream_end(&self, ids: &[String]) {
-        self.voice.ends.push(ids);
+    fn stream_end(&self, ids: &[String], told: Told) {
+        self.voice.ends.push(ids, told);
     }
 
     fn policies(&self) -> Option<&dyn PolicySource> {

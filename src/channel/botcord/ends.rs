@@ -2,25 +2,35 @@
 //! need, for half an hour otherwise.
 //!
 //! A thread does it while there is something to tell. What the hub cannot be told now it is told a little later, some
-//! times; telling it twice does no harm.
+//! times; telling it twice does no harm. Whoever wants to know is called back once a turn's messages are all told, or
+//! given up: what a crash leaves untold is told by the next start.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::far::Far;
+use crate::engine::ports::Told;
+use crate::thread;
 
-/// Turns that wait to be told; the oldest make room.
+/// Turns that wait to be told; the oldest make room, and are given up.
 const WAITING: usize = 1_000;
 /// How long to wait after each failure; after the last one it is given up.
 const AGAIN: [Duration; 4] =
     [Duration::from_secs(2), Duration::from_secs(10), Duration::from_mins(1), Duration::from_mins(5)];
-/// Stack of the thread.
-const STACK: usize = 256 * 1024;
+
+/// A turn that is over.
+struct End {
+    number: u64,
+    /// The messages of it that the hub does not know of yet.
+    traces: VecDeque<String>,
+    told: Option<Told>,
+}
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<String>,
+    waiting: VecDeque<End>,
+    number: u64,
     busy: bool,
     stopped: bool,
 }
@@ -38,25 +48,29 @@ impl StreamEnds {
         Arc::new(Self { far, state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// The turns of these messages are over. Returns at once.
-    pub fn push(self: &Arc<Self>, traces: &[String]) {
+    /// The turn of these messages is over. Returns at once.
+    pub fn push(self: &Arc<Self>, traces: &[String], told: Told) {
         if traces.is_empty() {
-            return;
+            return told();
         }
         let mut state = self.lock();
-        state.waiting.extend(traces.iter().cloned());
+        state.number += 1;
+        let end = End { number: state.number, traces: traces.iter().cloned().collect(), told: Some(told) };
+        state.waiting.push_back(end);
         let excess = state.waiting.len().saturating_sub(WAITING);
+        let dropped: Vec<End> = state.waiting.drain(..excess).collect();
+        let is_busy = std::mem::replace(&mut state.busy, true);
+        drop(state);
         if excess > 0 {
             log::warn!("botcord.stream_ends_dropped agent={} count={excess}", self.far.agent());
-            state.waiting.drain(..excess);
+            dropped.into_iter().filter_map(|end| end.told).for_each(|told| told());
         }
-        if std::mem::replace(&mut state.busy, true) {
+        if is_busy {
             return;
         }
-        drop(state);
         let ends = Arc::clone(self);
         let name = format!("ends:{}", self.far.agent());
-        if let Err(e) = std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || ends.run()) {
+        if let Err(e) = thread::errand(name, move || ends.run()) {
             log::error!("botcord.thread_failed agent={} errand=ends error={e}", self.far.agent());
             self.lock().busy = false;
         }
@@ -81,8 +95,8 @@ impl StreamEnds {
         let mut failures = 0;
         loop {
             let mut state = self.lock();
-            let next = state.waiting.front().filter(|_| !state.stopped).cloned();
-            let Some(trace) = next else {
+            let next = state.waiting.front().filter(|_| !state.stopped);
+            let Some((number, trace)) = next.and_then(|end| Some((end.number, end.traces.front()?.clone()))) else {
                 state.busy = false;
                 self.changed.notify_all();
                 return;
@@ -90,7 +104,7 @@ impl StreamEnds {
             drop(state);
             let Err(e) = self.far.stream_end(&trace) else {
                 failures = 0;
-                self.told(&trace);
+                self.told(number);
                 continue;
             };
             // The hub's verdict stays the same.
@@ -109,17 +123,25 @@ impl StreamEnds {
                 }
                 None => {
                     failures = 0;
-                    self.told(&trace);
+                    self.told(number);
                 }
             }
         }
     }
 
-    /// It need not be told any more; it is the first unless others have pushed it out.
-    fn told(&self, trace: &str) {
+    /// The first message of this turn need not be told any more; the turn is the first unless others have pushed it out.
+    fn told(&self, number: u64) {
         let mut state = self.lock();
-        if state.waiting.front().is_some_and(|first| first == trace) {
+        let Some(end) = state.waiting.front_mut().filter(|end| end.number == number) else { return };
+        end.traces.pop_front();
+        let is_over = end.traces.is_empty();
+        let told = end.told.take_if(|_| is_over);
+        if is_over {
             state.waiting.pop_front();
+        }
+        drop(state);
+        if let Some(told) = told {
+            told();
         }
     }
 
@@ -144,10 +166,17 @@ mod tests {
     fn every_stream_is_ended_and_a_verdict_is_not_argued_with() {
         let hub = Arc::new(FakeHub::answering([None, Some(refused(422, "")), None]));
         let ends = StreamEnds::new(Arc::clone(&hub) as Arc<dyn Far>);
-        ends.push(&["h_1".into(), "h_2".into()]);
-        ends.push(&["h_3".into()]);
+        let (told, heard) = crossbeam_channel::unbounded();
+        let tell = |name: &'static str| {
+            let (told, hub) = (told.clone(), Arc::clone(&hub));
+            Box::new(move || told.send((name, hub.calls().len())).unwrap()) as Told
+        };
+        ends.push(&[], tell("none"));
+        ends.push(&["h_1".into(), "h_2".into()], tell("two"));
+        ends.push(&["h_3".into()], tell("one"));
         ends.flush(Duration::from_secs(30));
         assert_eq!(hub.calls(), ["end h_1", "end h_2", "end h_3"]);
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [("none", 0), ("two", 2), ("one", 3)]);
     }
 
     #[test]
@@ -155,7 +184,7 @@ mod tests {
         let down = || Some(ApiError::Network { sent: false, why: "down".into() });
         let hub = Arc::new(FakeHub::answering([down(), down(), down(), down()]));
         let ends = StreamEnds::new(Arc::clone(&hub) as Arc<dyn Far>);
-        ends.push(&["h_1".into()]);
+        ends.push(&["h_1".into()], Box::new(|| panic!("the hub does not know")));
         while hub.calls().is_empty() {
             std::thread::yield_now();
         }

@@ -107,6 +107,9 @@ impl Settled {
     }
 }
 
+/// Called once the far side knows, or never will.
+pub type Told = Box<dyn FnOnce() + Send>;
+
 /// A room as a channel knows it, for the prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoomContext {
@@ -198,9 +201,10 @@ pub trait Channel: Send + Sync {
     }
 
     /// No more blocks of these messages follow: their turn is over, and its reply out or given up. To be told twice does
-    /// no harm; it is told again after a crash. Returns at once.
-    fn stream_end(&self, ids: &[String]) {
+    /// no harm; it is told again after a crash that comes before `told` is called. Returns at once.
+    fn stream_end(&self, ids: &[String], told: Told) {
         let _ = ids;
+        told();
     }
 
     /// The messages are terminal and the journal says so durably: acknowledge them upstream. Returns at once.
