@@ -43,7 +43,7 @@ fn every_key_is_read() {
         "agents": ["ag_b", "ag_a", "ag_b"], "agentId": "ag_c",
         "agentDiscovery": {"enabled": false, "credentialsDir": "/c"},
         "hub": {"url": "http://localhost:8000", "ack": "journal", "pollSeconds": 0, "renewSeconds": 5, "sendsPerMinute": 7,
-                "sendsPerRoom": 6, "fetchFiles": true},
+                "sendsPerRoom": 6, "fetchFiles": true, "verifySignatures": true},
         "streamBlocks": false, "transcript": {"enabled": false}, "maxConcurrentTurns": 3, "turnTimeoutSeconds": 60,
         "idleTimeoutSeconds": 0, "carrySuperseded": false, "promptVia": "argv", "rotation": {"maxTurns": 5, "maxInputTokens": 2000},
         "claudeWarmSeconds": 9, "claudeWarmMax": 7, "runtimePermissions": {"public": "restricted"}, "sandboxed": true, "keepAnthropicEnv": true,
@@ -78,7 +78,7 @@ fn every_key_is_read() {
     let url = Some("http://localhost:8000".into());
     let renew = Duration::from_secs(5);
     let (ack, poll, sends, sends_to_room) = (Ack::Journal, Duration::ZERO, 7, 6);
-    let hub = HubSettings { url, ack, poll, renew, sends, sends_to_room, fetch_files: true };
+    let hub = HubSettings { url, ack, poll, renew, sends, sends_to_room, fetch_files: true, verify_signatures: true };
     assert_eq!(config.hub, hub);
     assert_eq!((config.idle_timeout, config.prompt_via), (Some(Duration::ZERO), PromptVia::Argv));
     assert!(config.runtime_permissions.restricted(TrustLevel::Public));

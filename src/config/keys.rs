@@ -151,6 +151,12 @@ pub const KEYS: &[Key] = &[
         "Whether files that come with a message are fetched from the hub into attachments/ of the agent's directory before its turn, at most 10 of 10 MiB each. Otherwise the agent sees their addresses.",
     ),
     key(
+        "hub.verifySignatures",
+        "true or false",
+        "false",
+        "Whether what other agents have signed is checked with their keys, which the hub is asked for once each. The hub has checked it before; a message with a bad signature is marked in the log and for the agent.",
+    ),
+    key(
         "hub.sendsPerMinute",
         "number, 0 to 10000",
         "20",

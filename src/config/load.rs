@@ -203,6 +203,7 @@ fn hub(root: &Node<'_>, to: &mut Complaints<'_>) -> HubSettings {
         poll: seconds("pollSeconds", 0..=3600, to).unwrap_or(default.poll),
         renew: seconds("renewSeconds", 1..=100, to).unwrap_or(default.renew),
         fetch_files: hub.boolean("fetchFiles", to).unwrap_or_default(),
+        verify_signatures: hub.boolean("verifySignatures", to).unwrap_or_default(),
         sends: hub.number("sendsPerMinute", 0..=10_000, to).map_or(default.sends, |n| n as usize),
         sends_to_room: hub.number("sendsPerRoom", 1..=10_000, to).map_or(default.sends_to_room, |n| n as usize),
     }

@@ -98,6 +98,8 @@ pub struct HubSettings {
     pub renew: Duration,
     /// Whether files of messages are fetched before their turn.
     pub fetch_files: bool,
+    /// Whether the signatures of other agents' messages are checked.
+    pub verify_signatures: bool,
     /// Messages that an agent sends in a minute; 0: as many as there are.
     pub sends: usize,
     /// Messages that it sends to one room in a minute.
@@ -114,6 +116,7 @@ impl Default for HubSettings {
             sends: 20,
             sends_to_room: 10,
             fetch_files: false,
+            verify_signatures: false,
         }
     }
 }

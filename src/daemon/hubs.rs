@@ -330,6 +330,7 @@ fn connect(
         timing: Timing { poll: config.hub.poll, renew: config.hub.renew, ..Timing::default() },
         limits: Limits { all: config.hub.sends, target: config.hub.sends_to_room },
         stream_blocks: config.stream_blocks,
+        verify: config.hub.verify_signatures,
         files_in: config.hub.fetch_files.then(|| Bound::from(&credentials).directory(home)),
     };
     Botcord::new(credentials, file, Arc::clone(http), options).map_err(|e| e.to_string())

@@ -58,8 +58,14 @@ impl Run {
         let path = hub.write_credentials(agent, dir.path());
         let credentials = credentials::load(&path).unwrap();
         let file = CredentialsFile::new(&path, &credentials, Arc::new(RealDisk));
-        let options =
-            Options { ack_at: AckAt::Turn, timing, stream_blocks: true, files_in: None, limits: Limits::default() };
+        let options = Options {
+            ack_at: AckAt::Turn,
+            timing,
+            stream_blocks: true,
+            files_in: None,
+            verify: false,
+            limits: Limits::default(),
+        };
         let channel = Botcord::new(credentials, file, Arc::new(Http::new()), options).unwrap();
         let desk = Desk::default();
         channel.set_engine(Box::new(desk.clone()));

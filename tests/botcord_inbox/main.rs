@@ -342,3 +342,31 @@ fn files_are_fetched_before_the_turn_where_that_is_wanted() {
         daemon.stop();
     }
 }
+
+#[test]
+fn what_another_agent_has_not_signed_is_marked_where_that_is_wanted() {
+    let hub = Hub::start();
+    let [ada, bob, eve] = ["Ada", "Bob", "Eve"].map(|name| hub.agent(name));
+    let lab = hub.room("Lab", &[&ada, &bob, &eve]);
+    let home = Home::new("signed", &json!({"hub": {"verifySignatures": true}})).with(&hub, &[&ada]);
+    let forged = || Extra { forged: true, ..Extra::default() };
+    let is_over = |msg_id: String| hub.wait_settled(&hub.copy_of(&msg_id, &ada));
+    hub.says(&bob, &lab, "one.");
+    hub.says_more(&eve, &lab, "two.", forged());
+    let person = hub.person("Mia");
+    hub.join(&lab, &person);
+    let last = hub.person_says(&person, &lab, "three.", Extra::default());
+    let daemon = home.start();
+    is_over(last);
+    is_over(hub.says_more(&eve, &lab, "four.", forged()));
+    is_over(hub.says(&bob, &lab, "five."));
+    daemon.stop();
+    let [batch, single, good] = home.runs().try_into().unwrap();
+    assert!(batch.contains(&format!("sender=\"{} (signature bad)\"", eve.id)), "{batch}");
+    assert!(batch.contains(&format!("sender=\"{}\"", bob.id)) && batch.contains("sender=\"Mia\""), "{batch}");
+    assert_eq!(batch.matches("signature bad").count(), 2, "the sender's, and the note of all: {batch}");
+    assert!(single.contains("delivery_note: signature bad") && single.contains("four."), "{single}");
+    assert!(!good.contains("signature") && good.contains("five."), "{good}");
+    assert_eq!(hub.requests(Endpoint::Key).len(), 2, "each key is asked for once");
+    assert_eq!(home.log().matches("botcord.signature_bad").count(), 2);
+}

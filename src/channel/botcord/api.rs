@@ -23,6 +23,8 @@ use crate::net::url;
 const PAGE: usize = 50;
 /// Limit of what shows that somebody is at work.
 const LIVE_LIMIT: Duration = Duration::from_secs(10);
+/// Limit of the look at a key, for which the inbox waits.
+const KEY_LIMIT: Duration = Duration::from_secs(5);
 /// Limit of everything else.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How much longer than asked for a long poll may take.
@@ -343,7 +345,7 @@ impl Api {
     /// The public key of any agent in base64, for checking what it has signed.
     pub fn public_key(&self, agent_id: &str, key_id: &str) -> Result<String, ApiError> {
         let path = format!("/registry/agents/{}/keys/{}", url::encode(agent_id), url::encode(key_id));
-        let answer = self.hub.ask(&Call::get(&path).public())?;
+        let answer = self.hub.ask(&Call::get(&path).rules(Rules::ONCE).limit(KEY_LIMIT).public())?;
         let key = answer.get("pubkey").and_then(Value::as_str).and_then(|key| key.strip_prefix("ed25519:"));
         key.map(str::to_owned).ok_or(ApiError::Answer("a key without a key"))
     }

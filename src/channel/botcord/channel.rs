@@ -15,6 +15,7 @@ use super::inbox::{AckAt, Inbox};
 use super::live;
 use super::pace::Limits;
 use super::prefetch;
+use super::signatures::Signatures;
 use super::socket::Timing;
 use super::tools::Tools;
 use super::voice::{PATIENCE, Voice};
@@ -43,6 +44,8 @@ pub struct Options {
     pub stream_blocks: bool,
     /// Where files of messages are put before their turn; `None`: they stay with the hub.
     pub files_in: Option<PathBuf>,
+    /// Whether the signatures of other agents are checked.
+    pub verify: bool,
 }
 
 /// The channel of one agent; its id is the agent's.
@@ -72,6 +75,10 @@ impl Botcord {
         let voice = Arc::new(Voice::new(&far, true, options.limits));
         if let Some(dir) = options.files_in.clone() {
             inbox.fetch_files(Box::new(move |raw| prefetch::fetch(far.as_ref(), &dir, raw)));
+        }
+        if options.verify {
+            let signatures = Signatures::new(Arc::clone(&api) as Arc<dyn Far>);
+            inbox.check_signatures(Box::new(move |raw| signatures.is_bad(raw)));
         }
         let told = Arc::clone(&voice);
         inbox.on_contact_request(Box::new(move |sender| told.contacts.wanted(sender)));

@@ -22,6 +22,8 @@ pub struct FakeHub {
     pub script: Mutex<VecDeque<Scripted>>,
     pub calls: Mutex<Vec<String>>,
     pub sent: Mutex<Vec<Value>>,
+    /// Of every agent.
+    pub public_key: Mutex<String>,
 }
 
 impl FakeHub {
@@ -145,5 +147,10 @@ impl Far for FakeHub {
 
     fn notify_owner(&self, text: &str) -> Result<(), ApiError> {
         self.next(format!("notify {text}"))
+    }
+
+    fn public_key(&self, agent_id: &str, key_id: &str) -> Result<String, ApiError> {
+        self.next(format!("key {agent_id} {key_id}"))?;
+        Ok(self.public_key.lock().unwrap().clone())
     }
 }

@@ -30,6 +30,7 @@ pub trait Far: Send + Sync {
     fn room_messages(&self, room_id: &str, query: RoomQuery<'_>) -> Result<RoomMessages, ApiError>;
     fn attention_policy(&self, room_id: Option<&str>) -> Result<AttentionPolicy, ApiError>;
     fn notify_owner(&self, text: &str) -> Result<(), ApiError>;
+    fn public_key(&self, agent_id: &str, key_id: &str) -> Result<String, ApiError>;
 }
 
 impl Far for Api {
@@ -95,5 +96,9 @@ impl Far for Api {
 
     fn notify_owner(&self, text: &str) -> Result<(), ApiError> {
         Self::notify_owner(self, text)
+    }
+
+    fn public_key(&self, agent_id: &str, key_id: &str) -> Result<String, ApiError> {
+        Self::public_key(self, agent_id, key_id)
     }
 }

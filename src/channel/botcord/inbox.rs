@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::drain::{self, Known, Plan, Skipped};
 use super::hub::{Fault, Hub, PAGE};
 use super::normalise::{self, Me, Skip};
+use super::signatures;
 use super::socket::{Timing, Trigger};
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::Acceptor;
@@ -100,6 +101,9 @@ pub type OnContactRequest = Box<dyn Fn(&str) + Send + Sync>;
 /// Fetches the files of an inbox message.
 pub type FetchFiles = Box<dyn Fn(&Value) -> Vec<Attachment> + Send + Sync>;
 
+/// Says whether an inbox message is badly signed.
+pub type IsBad = Box<dyn Fn(&Value) -> bool + Send + Sync>;
+
 /// The inbox of one agent.
 pub struct Inbox {
     agent: String,
@@ -109,6 +113,7 @@ pub struct Inbox {
     engine: OnceLock<Box<dyn Acceptor>>,
     on_contact_request: OnceLock<OnContactRequest>,
     fetch_files: OnceLock<FetchFiles>,
+    is_bad: OnceLock<IsBad>,
     /// Wakes the thread of the socket.
     nudge: CancelToken,
     state: Mutex<State>,
@@ -126,6 +131,7 @@ impl Inbox {
             engine: OnceLock::new(),
             on_contact_request: OnceLock::new(),
             fetch_files: OnceLock::new(),
+            is_bad: OnceLock::new(),
             nudge: CancelToken::new()?,
             state: Mutex::default(),
             acknowledged: Condvar::new(),
@@ -146,6 +152,11 @@ impl Inbox {
     /// thread.
     pub fn fetch_files(&self, fetch: FetchFiles) {
         let _ = self.fetch_files.set(fetch);
+    }
+
+    /// Who knows good signatures from bad ones; without it they are not looked at. Called on the asking thread.
+    pub fn check_signatures(&self, is_bad: IsBad) {
+        let _ = self.is_bad.set(is_bad);
     }
 
     /// Becomes readable when [`Inbox::tick`] is to be called.
@@ -392,7 +403,11 @@ impl Inbox {
     fn inbound(&self, group: Vec<Value>, me: Me<'_>) -> Option<Inbound> {
         let fetch = self.fetch_files.get();
         let files = fetch.map(|fetch| group.iter().flat_map(fetch).collect()).unwrap_or_default();
-        Some(Inbound { attachments: files, ..normalise::group(group, me, now_ms())? })
+        let is_bad = |raw: &&Value| self.is_bad.get().is_some_and(|is_bad| is_bad(raw));
+        let bad = group.iter().filter(is_bad).filter_map(normalise::hub_id).map(str::to_owned).collect::<Vec<_>>();
+        let mut message = normalise::group(group, me, now_ms())?;
+        signatures::mark(&mut message, &bad);
+        Some(Inbound { attachments: files, ..message })
     }
 
     /// What the engine has said about each group; returns how many it has refused.

@@ -7,7 +7,8 @@
 //! - [`request`], [`token`], [`refusal`], [`pace`]: retries, tokens, the end of them, and limits.
 //! - [`voice`]: what the agent lets its hub know. Of that [`send`], with [`payload`], [`outcome`] and [`files`], is what it
 //!   says; [`live`], with [`stream_block`], [`tool_event`], [`block_size`] and [`typing_budget`], what it is seen doing,
-//!   until the [`ends`]. [`rooms`], [`policy`], [`contacts`], [`prefetch`]: look-ups. [`far`]: what they need of a hub.
+//!   until the [`ends`]. [`rooms`], [`policy`], [`contacts`], [`prefetch`],
+//!   [`signatures`]: look-ups. [`far`]: what they need of a hub.
 //! - [`channel`]: all of it together, as the engine sees it.
 
 pub mod api;
@@ -40,6 +41,7 @@ pub mod request;
 pub mod rooms;
 pub mod salvage;
 pub mod send;
+pub mod signatures;
 pub mod socket;
 pub mod stream_block;
 pub mod token;
