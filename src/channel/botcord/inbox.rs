@@ -27,6 +27,9 @@ use crate::thread;
 pub const MAX_UNFINISHED: usize = 1_000;
 /// Ids in one request.
 const BATCH: usize = 200;
+/// What is finished within this is acknowledged in one request. The hub keeps a message for two minutes, and the journal
+/// recognises one that comes again.
+const GATHER: Duration = Duration::from_millis(100);
 /// Answers in a row that may hold nothing but repeats before the asking ends; a sound hub gives none.
 const MAX_REPEATS: usize = 5;
 
@@ -68,6 +71,8 @@ struct State {
     held: HashSet<String>,
     /// To be acknowledged: at most what was held and one answer of the inbox.
     acks: Vec<String>,
+    /// They are not to wait for more.
+    hurried: bool,
     /// Why the inbox is to be asked (again).
     wanted: Option<Trigger>,
     busy: [bool; 3],
@@ -118,6 +123,8 @@ pub struct Inbox {
     nudge: CancelToken,
     state: Mutex<State>,
     acknowledged: Condvar,
+    /// Wakes whoever gathers what is to be acknowledged.
+    hurry: Condvar,
 }
 
 impl Inbox {
@@ -135,6 +142,7 @@ impl Inbox {
             nudge: CancelToken::new()?,
             state: Mutex::default(),
             acknowledged: Condvar::new(),
+            hurry: Condvar::new(),
         }))
     }
 
@@ -173,6 +181,7 @@ impl Inbox {
         let unfinished = self.engine.get().map(|e| e.unfinished(&self.agent)).unwrap_or_default();
         let mut state = self.lock();
         state.open = true;
+        state.hurried = false;
         state.revoked = None;
         if self.ack_at == AckAt::Turn {
             state.held.extend(unfinished.into_iter().filter(|id| is_hubs(id)));
@@ -262,6 +271,8 @@ impl Inbox {
     pub fn flush(&self, limit: Duration) {
         let end = Instant::now() + limit;
         let mut state = self.lock();
+        state.hurried = true;
+        self.hurry.notify_all();
         while !state.acks.is_empty() || state.busy[Errand::Acknowledge as usize] {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -273,6 +284,9 @@ impl Inbox {
 
     fn acknowledge(self: &Arc<Self>) {
         let mut state = self.lock();
+        if state.acks.len() >= BATCH {
+            self.hurry.notify_all();
+        }
         if !state.acks.is_empty() && !std::mem::replace(&mut state.busy[Errand::Acknowledge as usize], true) {
             drop(state);
             self.send_off(Errand::Acknowledge);
@@ -460,6 +474,9 @@ impl Inbox {
                     self.acknowledged.notify_all();
                     return;
                 }
+                let gathers = |s: &mut State| s.acks.len() < BATCH && !s.hurried;
+                let gathered = self.hurry.wait_timeout_while(state, GATHER, gathers);
+                state = gathered.unwrap_or_else(PoisonError::into_inner).0;
                 let count = state.acks.len().min(BATCH);
                 state.acks.drain(..count).collect()
             };
