@@ -7,18 +7,18 @@ pub mod base64;
 pub mod jcs;
 pub mod sign;
 
-use std::fmt::Write;
-
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
 
 /// Small letters, two digits a byte.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        out.push(digit(byte >> 4));
+        out.push(digit(byte & 15));
+    }
+    out
 }
 
 /// SHA-256 of the bytes, as 64 small hex digits.

@@ -188,15 +188,14 @@ impl Http {
                 "PATCH" => self.agent.patch(request.url),
                 _ => self.agent.post(request.url),
             };
-            let builder =
-                prepared(builder, request.headers, request.limit).header("content-length", length.to_string());
+            let builder = prepared(builder, request.headers).header("content-length", length.to_string());
             builder.send(SendBody::from_reader(&mut Exact { reader, left: length }))
         } else {
             let builder = match request.method {
                 "DELETE" => self.agent.delete(request.url),
                 _ => self.agent.get(request.url),
             };
-            prepared(builder, request.headers, request.limit).call()
+            prepared(builder, request.headers).call()
         };
         let answer = answer.map_err(|e| explain(&e))?;
         let (parts, mut body) = answer.into_parts();
@@ -217,16 +216,12 @@ impl Default for Http {
     }
 }
 
-/// A request with its headers and time limit.
-fn prepared<T>(
-    mut builder: ureq::RequestBuilder<T>,
-    headers: &[(&str, &str)],
-    limit: Duration,
-) -> ureq::RequestBuilder<T> {
+/// A request with its headers. It has no time limit of `ureq`'s: the connections keep that of [`Current`].
+fn prepared<T>(mut builder: ureq::RequestBuilder<T>, headers: &[(&str, &str)]) -> ureq::RequestBuilder<T> {
     for (name, value) in headers {
         builder = builder.header(*name, *value);
     }
-    builder.config().timeout_global(Some(limit)).build()
+    builder
 }
 
 /// All of a body, at most `limit` bytes of it: for [`Http::send`].
