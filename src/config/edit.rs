@@ -13,7 +13,7 @@ use super::document::ConfigError;
 use super::load;
 use super::paths::{Home, HomeError, plain};
 use crate::json;
-use crate::store::{self, RealDisk, StoreError};
+use crate::store::{self, Disk, RealDisk, StoreError};
 
 /// A change that could not be made. The file is as it was.
 #[derive(Debug)]
@@ -44,6 +44,21 @@ impl std::error::Error for EditError {}
 /// Reads the file (or begins an empty one), lets `change` alter it, checks the outcome, and replaces the
 /// file. Waits for another change that is under way.
 pub fn edit(home: &Home, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), EditError> {
+    edit_on(&RealDisk, home, change)
+}
+
+/// [`edit`] on a disk. A change that changes nothing leaves the file as it is, to the byte.
+pub fn edit_on(disk: &dyn Disk, home: &Home, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), EditError> {
+    let mut change = Some(change);
+    edited(disk, home, &mut |document| {
+        if let Some(change) = change.take() {
+            change(document);
+        }
+    })
+}
+
+/// What all changes share, in the program once.
+fn edited(disk: &dyn Disk, home: &Home, change: &mut dyn FnMut(&mut Map<String, Value>)) -> Result<(), EditError> {
     home.prepare().map_err(EditError::Home)?;
     let lock = home.daemon_dir().join("config.lock");
     let file = OpenOptions::new()
@@ -56,10 +71,14 @@ pub fn edit(home: &Home, change: impl FnOnce(&mut Map<String, Value>)) -> Result
     rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| EditError::Lock(lock, e.into()))?;
 
     let path = home.config();
-    let mut document = load::load(&path).map_err(EditError::Config)?.document;
+    let before = load::load(&path).map_err(EditError::Config)?;
+    let mut document = before.document.clone();
     change(&mut document);
+    if document == before.document {
+        return Ok(());
+    }
     let mut text = json::to_string_pretty(&document).unwrap_or_default();
     text.push('\n');
     load::parse(&text, &path).map_err(EditError::Config)?;
-    store::write(&RealDisk, &path, text.as_bytes()).map_err(EditError::Store)
+    store::write(disk, &path, text.as_bytes()).map_err(EditError::Store)
 }

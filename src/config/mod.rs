@@ -5,9 +5,10 @@
 //! daemon with bellhop's own keys beside it.
 //!
 //! - [`keys`]: the one table of keys. - [`load`]: from text to [`Config`]. - [`edit`]: changes to the file.
-//! - [`document`] and [`locate`]: reading JSON so that a mistake can be named with its line.
+//! - [`agents`]: who is named in the document. - [`document`] and [`locate`]: reading JSON so that a mistake can be named with its line.
 //! - [`paths`]: the home.
 
+pub mod agents;
 pub mod document;
 pub mod edit;
 pub mod keys;

@@ -4,7 +4,7 @@ use super::Engine;
 use super::cancel::CancelReason;
 use super::core::Job;
 use super::ports::TurnStatus;
-use super::unrun;
+use super::{outbox, unrun};
 use crate::message::Inbound;
 
 impl Engine {
@@ -19,6 +19,16 @@ impl Engine {
     /// Cancels what runs and what waits in one conversation of an agent.
     pub fn cancel_conversation(&self, channel: &str, agent: &str, conversation: &str) -> u64 {
         self.cancel_where(|m| m.channel == channel && m.account_id == agent && m.conversation.id == conversation)
+    }
+
+    /// An agent does not work here any more: what runs and waits for it is cancelled, its replies that are not out are
+    /// given up (their transcripts say so), and its sessions are forgotten. Its channel is removed.
+    pub fn dismiss(&self, agent: &str) {
+        let cancelled = self.cancel_where(|message| message.account_id == agent);
+        self.remove_channel(agent);
+        let replies = outbox::give_up(&self.core, agent, "the agent was revoked");
+        let sessions = self.forget_sessions(|entry| entry.account_id == agent);
+        log::info!("engine.dismissed agent={agent} cancelled={cancelled} replies={replies} sessions={sessions}");
     }
 
     fn cancel_where(&self, wanted: impl Fn(&Inbound) -> bool) -> u64 {

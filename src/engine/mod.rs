@@ -339,6 +339,11 @@ impl Engine {
         count
     }
 
+    /// The routes that the next message meets.
+    pub fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.core.routes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Replaces the routes; the next message uses the new ones.
     pub fn set_routes(&self, routes: Routes) {
         *self.core.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);

@@ -131,6 +131,22 @@ pub(super) fn post_aside(core: &Arc<Core>, item: Item) {
     }
 }
 
+/// Gives up all replies of an agent that wait; returns how many. One that is being sent goes on.
+pub(super) fn give_up(core: &Arc<Core>, agent: &str, why: &str) -> usize {
+    let mut gone = Vec::new();
+    for queue in core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
+        let (theirs, others) = std::mem::take(&mut queue.items).into_iter().partition(|i| i.out.account_id == agent);
+        queue.items = others;
+        gone.push(theirs);
+    }
+    let gone: Vec<Item> = gone.into_iter().flat_map(|items: VecDeque<Item>| items).collect();
+    let count = gone.len();
+    for item in gone {
+        resolve(core, item, Err(why.to_owned()));
+    }
+    count
+}
+
 /// Queues a message; returns the key of a queue that nobody sends from yet.
 fn put(core: &Core, item: Item) -> Option<String> {
     let key = item.key();

@@ -3,8 +3,8 @@
 
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ pub struct RoomQuery<'a> {
 /// The hub of one agent.
 pub struct Api {
     hub: Exchange,
-    display_name: Option<String>,
+    display_name: RwLock<Option<String>>,
     file: Option<CredentialsFile>,
     /// Messages that are asked for at once.
     page: AtomicUsize,
@@ -67,7 +67,7 @@ impl Api {
     /// For the agent of these credentials. `file`: where tokens are kept, and what is put aside when the hub has done
     /// with the agent. Fails only when the process is out of descriptors.
     pub fn new(credentials: Credentials, file: Option<CredentialsFile>, http: Arc<Http>) -> io::Result<Self> {
-        let display_name = credentials.display_name.clone();
+        let display_name = RwLock::new(credentials.display_name.clone());
         let hub = Exchange::new(Identity::of(credentials), file.clone(), http)?;
         Ok(Self { hub, display_name, file, page: AtomicUsize::new(PAGE) })
     }
@@ -78,8 +78,13 @@ impl Api {
     }
 
     /// The agent's name.
-    pub fn display_name(&self) -> Option<&str> {
-        self.display_name.as_deref()
+    pub fn display_name(&self) -> Option<String> {
+        self.display_name.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The agent has another name from now on.
+    pub fn rename(&self, name: Option<String>) {
+        *self.display_name.write().unwrap_or_else(PoisonError::into_inner) = name;
     }
 
     /// Address of the hub.

@@ -59,6 +59,11 @@ pub struct Botcord {
 }
 
 impl Botcord {
+    /// The agent has another name from now on; messages that address it by that are for it.
+    pub fn rename(&self, name: Option<String>) {
+        self.api.rename(name);
+    }
+
     /// The channel of the agent of these credentials, not connected yet. `file` is where they came from. Fails only when
     /// the process is out of descriptors.
     pub fn new(
@@ -223,7 +228,7 @@ impl Channel for Botcord {
     }
 
     fn display_name(&self, _agent: &str) -> Option<String> {
-        self.api.display_name().map(str::to_owned)
+        self.api.display_name()
     }
 
     fn room_tools(&self) -> Option<&dyn RoomTools> {
