@@ -2,13 +2,16 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::bound::Bound;
 use super::provision;
 use super::reload::Live;
 use super::restart;
+use super::{agent_files, agent_skills, set_route};
 use super::{hubs, parts};
 use crate::channel::botcord::credentials::{Credentials, file};
 use crate::config::load;
@@ -56,6 +59,10 @@ impl Duties for HubDuties {
             "list_runtimes" => Ok(Some(self.runtimes())),
             "policy_updated" => self.policy_updated(params).map(Some),
             "wake_agent" => self.wake(params).map(Some),
+            "set_route" => set_route::set_route(&self.live, params).map(Some),
+            "list_agent_files" => self.list_files(params).map(Some),
+            "list_agent_skills" => self.list_skills(params).map(Some),
+            "install_agent_skill" => self.install_skill(params).map(Some),
             "reload_config" => {
                 let reloaded = self.live.reload().map_err(Refused::failed)?;
                 Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
@@ -85,6 +92,7 @@ impl HubDuties {
         let agent = agent_id(entry, "agentId")?;
         let identity = self.patch_identity(&agent, &Patch::read(entry));
         let runtime = self.patch_runtime(&agent, entry)?;
+        self.rename(&agent, entry);
         let changed = identity["changed"] == true || runtime["changed"] == true;
         Ok(json!({"changed": changed, "identity": identity, "runtime": runtime}))
     }
@@ -101,6 +109,23 @@ impl HubDuties {
             return json!({"changed": false, "skipped": "unparseable"});
         }
         patched.report()
+    }
+
+    /// The name that the hub tells is that of the credentials, and the one by which the agent is addressed.
+    fn rename(&self, agent: &str, entry: &Value) {
+        let name = entry.get("displayName").and_then(Value::as_str).map(str::trim).filter(|name| !name.is_empty());
+        let (Some(name), Some((path, credentials))) = (name, self.credentials(agent)) else { return };
+        if credentials.display_name.as_deref() == Some(name) {
+            return;
+        }
+        let file = file::CredentialsFile::new(&path, &credentials, Arc::new(RealDisk));
+        let changed = file.change(&|members| {
+            members.shift_remove("display_name");
+            members.insert("displayName".into(), name.into());
+        });
+        if let Err(why) = changed.and_then(|_| self.live.reload().map(drop)) {
+            log::warn!("control.rename_failed agent={agent} error={why:?}");
+        }
     }
 
     fn patch_runtime(&self, agent: &str, entry: &Value) -> Result<Value, Refused> {
@@ -140,18 +165,66 @@ impl HubDuties {
     }
 
     /// The file of an agent's credentials, and what is in it.
-    fn credentials(&self, agent: &str) -> Option<(std::path::PathBuf, Credentials)> {
+    fn credentials(&self, agent: &str) -> Option<(PathBuf, Credentials)> {
         let config = load::load(&self.live.home.config()).ok()?;
         let (found, _) = hubs::find(&self.live.home, &config);
         let found = found.into_iter().find(|found| found.id == agent)?;
         Some((found.path, found.credentials.ok()?))
     }
 
+    fn list_files(&self, params: &Value) -> Result<Value, Refused> {
+        let agent = agent_id(params, "agentId")?;
+        let Some((_, credentials)) = self.credentials(&agent) else {
+            return Err(Refused::new("agent_credentials_missing", "the agent has no usable credentials here"));
+        };
+        let runtime = self.runtime(&Bound::from(&credentials));
+        let owner = agent_files::Owner {
+            home: &self.live.home,
+            user_home: &self.live.user_home,
+            agent: &agent,
+            runtime: &runtime,
+            credentials: &credentials,
+        };
+        let wanted = params.get("fileId").and_then(Value::as_str).filter(|id| !id.is_empty());
+        Ok(agent_files::list(&owner, wanted))
+    }
+
+    /// The runtime that an agent's turns have unless a route says otherwise.
+    fn runtime(&self, bound: &Bound) -> String {
+        let config = load::load(&self.live.home.config()).unwrap_or_default();
+        let known = |id: &&str| config.runtime_ids().iter().any(|known| known == id);
+        let own = bound.runtime.as_deref().map(str::trim).filter(known);
+        let default = || config.default_route.as_ref().map(|route| route.runtime.clone()).unwrap_or_default();
+        own.map_or_else(default, str::to_owned)
+    }
+
+    fn list_skills(&self, params: &Value) -> Result<Value, Refused> {
+        let bound = self.loaded(&agent_id(params, "agentId")?)?;
+        let place = SkillPlace::of(self, &bound);
+        Ok(agent_skills::snapshot(&place.owner(&self.live, &bound), now_ms()))
+    }
+
+    fn install_skill(&self, params: &Value) -> Result<Value, Refused> {
+        let bound = self.loaded(&agent_id(params, "agentId")?)?;
+        let place = SkillPlace::of(self, &bound);
+        let owner = place.owner(&self.live, &bound);
+        let installed = agent_skills::install(&owner, params)?;
+        let snapshot = agent_skills::snapshot(&owner, now_ms());
+        Ok(json!({"agentId": bound.id, "installed": installed, "snapshot": snapshot}))
+    }
+
+    /// An agent that has a channel here.
+    fn loaded(&self, agent: &str) -> Result<Bound, Refused> {
+        let bound = self.live.hubs.bound(agent).filter(|_| self.live.channels.statuses().contains_key(agent));
+        bound.ok_or_else(|| Refused::new("agent_not_loaded", format!("{agent} has no channel here")))
+    }
+
     fn list_agents(&self) -> Value {
         let statuses = self.live.channels.statuses();
         let last: std::collections::HashMap<String, i64> =
             self.live.engine.status().channels.into_iter().filter_map(|c| Some((c.id, c.last_inbound_at?))).collect();
-        let known = self.live.hubs.ids();
+        let mut known = load::load(&self.live.home.config()).map(|config| config.agents).unwrap_or_default();
+        known.extend(self.live.hubs.ids().into_iter().filter(|id| !known.contains(id)).collect::<Vec<_>>());
         let absent = known.iter().filter(|id| !statuses.contains_key(*id));
         let agents: Vec<Value> = statuses
             .iter()
@@ -209,12 +282,8 @@ impl HubDuties {
         let agent = agent_id(params, "agent_id")?;
         let room = params.get("room_id").and_then(Value::as_str);
         let policy = params.get("policy").filter(|policy| policy.is_object());
-        self.live.engine.set_policy(&agent, room, policy.map(Policy::from_wire));
-        let mut done = json!({"agent_id": agent, "applied": true});
-        if policy.is_some() {
-            done["embedded"] = true.into();
-        }
-        Ok(done)
+        self.live.set_policy(&agent, room, policy.map(Policy::from_wire));
+        Ok(json!({"agent_id": agent, "applied": true, "embedded": policy.is_some()}))
     }
 
     fn wake(&self, params: &Value) -> Result<Value, Refused> {
@@ -235,6 +304,30 @@ impl HubDuties {
         provision::accept(&self.live.engine, wake.message)?;
         wakes.push_back((now, key));
         Ok(done)
+    }
+}
+
+/// What the look at an agent's skills borrows.
+struct SkillPlace {
+    runtime: String,
+    external: Vec<PathBuf>,
+}
+
+impl SkillPlace {
+    fn of(duties: &HubDuties, bound: &Bound) -> Self {
+        let external = std::env::var_os("BOTCORD_SKILL_DIRS").map(|dirs| std::env::split_paths(&dirs).collect());
+        Self { runtime: duties.runtime(bound), external: external.unwrap_or_default() }
+    }
+
+    fn owner<'a>(&'a self, live: &'a Live, bound: &'a Bound) -> agent_skills::Owner<'a> {
+        agent_skills::Owner {
+            home: &live.home,
+            user_home: &live.user_home,
+            agent: &bound.id,
+            runtime: &self.runtime,
+            hermes_profile: bound.hermes_profile.as_deref().map(str::trim).filter(|name| !name.is_empty()),
+            external: &self.external,
+        }
     }
 }
 

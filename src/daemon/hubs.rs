@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::agents;
 use super::bound::Bound;
 use super::channels::Channels;
+use super::seeds::{self, Seed};
 use crate::channel::botcord::channel::{Botcord, KIND, Options};
 use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile, discover};
 use crate::channel::botcord::inbox::AckAt;
@@ -36,11 +37,19 @@ pub(super) struct Hubs {
     /// One client for all: they share its connections.
     http: Arc<Http>,
     agents: Mutex<Vec<Agent>>,
+    /// Agents for whom no channel can be made, in tests.
+    #[cfg(test)]
+    pub(super) unusable: Mutex<Vec<String>>,
 }
 
 impl Default for Hubs {
     fn default() -> Self {
-        Self { http: Arc::new(Http::new()), agents: Mutex::default() }
+        Self {
+            http: Arc::new(Http::new()),
+            agents: Mutex::default(),
+            #[cfg(test)]
+            unusable: Mutex::default(),
+        }
     }
 }
 
@@ -100,11 +109,20 @@ pub(super) struct Found {
 /// The agents that the configuration names, else those whose credentials lie in the home. Warnings are for people.
 pub(super) fn find(home: &Home, config: &Config) -> (Vec<Found>, Vec<String>) {
     if !config.agents.is_empty() {
-        let named = |id: &String| {
-            let path = home.credentials(id);
-            Found { id: id.clone(), credentials: named(id, &path), path }
+        let mut others = None;
+        let mut named = |id: &String| {
+            let mut path = home.credentials(id);
+            // An agent that was found by its file, whatever the name of that, is still there when it is named.
+            if !path.exists() {
+                let dir = || config.credentials_dir.clone().unwrap_or_else(|| home.credentials_dir());
+                let others = others.get_or_insert_with(|| discover::discover(&dir(), None).0);
+                if let Some(other) = others.iter().find(|other| other.credentials.agent_id == *id) {
+                    path.clone_from(&other.path);
+                }
+            }
+            Found { id: id.clone(), credentials: self::named(id, &path), path }
         };
-        return (config.agents.iter().map(named).collect(), Vec::new());
+        return (config.agents.iter().map(&mut named).collect(), Vec::new());
     }
     if !config.agent_discovery {
         return (Vec::new(), Vec::new());
@@ -190,17 +208,24 @@ impl Hubs {
         }
     }
 
+    /// How an agent is run.
+    pub(super) fn bound(&self, id: &str) -> Option<Bound> {
+        Some(self.lock().iter().find(|a| a.bound.id == id)?.bound.clone())
+    }
+
     /// What people call an agent.
     pub(super) fn display_name(&self, id: &str) -> Option<String> {
         self.lock().iter().find(|a| a.bound.id == id)?.bound.display_name.clone()
     }
 
-    /// Makes their workspaces.
-    pub(super) fn prepare(&self, home: &Home) {
-        for Agent { bound, .. } in self.all() {
-            let dir = bound.directory(home);
-            agents::prepare_directory(&bound.id, &dir, dir == home.workspace(&bound.id));
-        }
+    /// Makes and completes their directories.
+    pub(super) fn prepare(&self, home: &Home, config: &Config) {
+        self.all().iter().for_each(|agent| agent.prepare(home, config));
+    }
+
+    /// The next [`Hubs::find_again`] gives this agent another connection.
+    pub(super) fn reconnect(&self, id: &str) {
+        self.lock().iter_mut().filter(|a| a.bound.id == id).for_each(|a| a.identity = None);
     }
 
     /// One route for each agent that has one of its own.
@@ -218,8 +243,8 @@ impl Hubs {
         self.all().iter().for_each(|agent| agent.open(engine, channels));
     }
 
-    /// Looks again who there is: whoever is new or has another key is connected, whoever is gone is not any more.
-    /// Replies to the ones that are gone can still be sent.
+    /// Looks again who there is: whoever is gone, or has another key, is connected no more. Replies to the ones that are
+    /// gone can still be sent. Whoever is new is connected by [`Hubs::connect`], once there are routes for it.
     pub(super) fn find_again(&self, home: &Home, config: &Config, engine: &Engine, channels: &Channels) {
         let (found, warnings) = find(home, config);
         warn_of(&warnings);
@@ -230,15 +255,30 @@ impl Hubs {
                 .iter()
                 .find(|a| a.bound.id == found.id && a.identity.is_some() && a.identity == found.identity(config));
             if let (Some(agent), Ok(credentials)) = (same, &found.credentials) {
-                now.push(Agent { bound: Bound::from(credentials), ..agent.clone() });
+                let same = Agent { bound: Bound::from(credentials), ..agent.clone() };
+                if same.bound.display_name != agent.bound.display_name
+                    && let Some(channel) = same.channel()
+                {
+                    channel.rename(same.bound.display_name.clone());
+                }
+                if same.bound != agent.bound {
+                    same.prepare(home, config);
+                }
+                now.push(same);
                 continue;
             }
             channels.remove(&found.id);
+            #[cfg(test)]
+            let found = if self.unusable.lock().unwrap().contains(&found.id) {
+                Found { credentials: Err("no channel can be made".into()), ..found }
+            } else {
+                found
+            };
             let agent = Agent::new(found, home, config, &self.http);
             if let Some(channel) = agent.channel() {
                 engine.add_channel(channel);
             }
-            agent.open(engine, channels);
+            agent.prepare(home, config);
             log::info!("agent.found agent={}", agent.bound.id);
             now.push(agent);
         }
@@ -247,7 +287,12 @@ impl Hubs {
             channels.remove(&gone.bound.id);
         }
         *self.lock() = now;
-        self.prepare(home);
+    }
+
+    /// Connects whoever is not connected yet.
+    pub(super) fn connect(&self, engine: &Engine, channels: &Channels) {
+        let there = channels.statuses();
+        self.all().iter().filter(|agent| !there.contains_key(&agent.bound.id)).for_each(|a| a.open(engine, channels));
         channels.start_all();
     }
 
@@ -289,6 +334,29 @@ impl Agent {
             }
         };
         Self { bound, identity, connected }
+    }
+
+    /// Makes and completes its directory.
+    fn prepare(&self, home: &Home, config: &Config) {
+        let bound = &self.bound;
+        let dir = bound.directory(home);
+        if dir != home.workspace(&bound.id) {
+            agents::prepare_directory(&bound.id, &dir, false);
+        }
+        let default = config.default_route.as_ref().map_or("", |route| &route.runtime);
+        let seed = Seed {
+            agent: &bound.id,
+            display_name: bound.display_name.as_deref(),
+            bio: None,
+            runtime: bound.runtime.as_deref().unwrap_or(default),
+            key_id: self.identity.as_ref().map_or("", |identity| &identity.key),
+        };
+        // Without credentials it does no work, and who it is would be written down wrong.
+        if self.identity.is_some()
+            && let Err(why) = seeds::plant(home, &seed, &RealDisk)
+        {
+            log::warn!("agent.not_seeded agent={} error={why:?}", bound.id);
+        }
     }
 
     fn channel(&self) -> Option<Arc<Botcord>> {

@@ -4,12 +4,17 @@
 //! (`bellhop start`) and inside `bellhop send` and `bellhop chat` when no daemon runs: then only the
 //! conversations that get a new message are taken up, the rest waits for a daemon.
 
+mod agent_files;
+mod agent_skills;
 mod agents;
+mod bindings;
 mod bound;
 pub mod channels;
 mod commands;
 mod control;
 mod control_link;
+#[cfg(test)]
+mod dispatch_vectors;
 mod dump;
 mod duties;
 mod garbage;
@@ -20,11 +25,14 @@ mod metrics;
 mod notify;
 mod parts;
 mod provision;
+mod provision_journal;
 mod queue;
 mod reload;
 mod restart;
 mod rooms;
 mod runtimes;
+mod seeds;
+mod set_route;
 mod signals;
 mod snapshot;
 mod speaking;
@@ -39,7 +47,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
 
 use crate::channel::manager::Backoff;
 use crate::cli::host::{AgentRow, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
-use crate::config::{Config, Home};
+use crate::config::{Config, Home, load};
 use crate::engine::journal::Journal;
 use crate::engine::ports::{TurnHook, TurnObserver};
 use crate::engine::{Engine, Recovery, now_ms};
@@ -50,7 +58,7 @@ use crate::serve::Control;
 use crate::serve::follow::Follow;
 use crate::serve::port::MetricsPort;
 use crate::serve::server::{self, Server};
-use crate::store::{HomeLock, LockError, RealDisk};
+use crate::store::{Disk, HomeLock, LockError, RealDisk};
 use crate::thread;
 use crate::usage::Book;
 use channels::Channels;
@@ -177,6 +185,12 @@ impl Node {
             LockError::Held { .. } => StartError::AlreadyRunning,
             other => failed(&other),
         })?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let config = if provision_journal::undo_unfinished(home, &disk) {
+            load::load(&home.config()).map_err(|e| failed(&e))?
+        } else {
+            config
+        };
         for warning in &config.warnings {
             log::warn!("config.warning {warning}");
         }
@@ -190,7 +204,7 @@ impl Node {
         commands::prepare(&home.commands_dir());
         // Who is here for some conversations of this machine leaves the hubs to the daemon.
         let hubs = if recovery == Recovery::All { Hubs::find(home, &config) } else { Hubs::default() };
-        hubs.prepare(home);
+        hubs.prepare(home, &config);
         let assembled = parts::assemble(home, &config, Arc::clone(&follow), &rooms, &hubs);
         let (mut parts, mut names, prompts) = assembled.map_err(StartError::Failed)?;
         let slot = Arc::new(LinkSlot::default());
@@ -239,10 +253,16 @@ impl Node {
             channels: channels.clone(),
             hubs,
             agents,
+            user_home: std::env::var_os("HOME").map(Into::into).unwrap_or_default(),
             started_with: config.document,
+            disk,
+            register: provision::registrar(),
+            provisioning: Mutex::default(),
             reloading: Mutex::new(()),
             link: slot,
             restart,
+            #[cfg(test)]
+            policies_told: Mutex::default(),
         });
         // A visitor leaves the control socket to the daemon, as it does the hubs.
         let link = if recovery == Recovery::All {

@@ -1,30 +1,85 @@
 //! Agents that the hub puts here or takes away.
 //!
-//! What is wanted is written down first (credentials, workspace, configuration), then the daemon follows what is
-//! written. So a daemon that dies in between finishes at its next start or when the hub repeats itself, and doing it
-//! twice is the same as doing it once. What a frame has written is put back as it was when the daemon cannot follow.
+//! What is wanted is written down (credentials, workspace, configuration), then the daemon follows what is written.
+//! Doing it twice is the same as doing it once. What a frame has written is put back as it was when the daemon cannot
+//! follow, or dies before it has: [`super::provision_journal`].
 
 use std::fs;
-use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::duties::{agent_id, is_safe};
-use super::reload::Live;
-use crate::channel::botcord::credentials;
-use crate::config::{edit, load};
+use super::provision_journal::Before;
+use super::reload::{Live, Register};
+use super::seeds::Seed;
+use super::{bindings, hubs, seeds};
+use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile};
+use crate::channel::botcord::registry;
+use crate::config::{Config, agents, edit, load};
+use crate::engine::backlog::State;
+use crate::engine::cancel::CancelToken;
 use crate::engine::gate::Policy;
 use crate::engine::{Acceptance, Engine};
 use crate::link::botcord_control::frame::Refused;
-use crate::link::botcord_control::identity;
 use crate::link::botcord_control::session::now_iso;
 use crate::message::Inbound;
-use crate::store::{self, RealDisk};
+use crate::net::http::Http;
+use crate::runtime::hermes::profiles;
+use crate::store;
 use crate::time::now_ms;
 
 /// Longest credentials that are put back, in bytes.
 const LIMIT: u64 = 256 << 10;
+/// How long a change of credentials waits for one that is under way.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// How long a revocation waits for turns to end; the hub waits ten seconds for the answer.
+const TURNS_LIMIT: Duration = Duration::from_secs(6);
+/// Runtime that needs a gateway.
+const OPENCLAW: &str = "openclaw-acp";
+/// Runtime that has profiles.
+const HERMES: &str = "hermes-agent";
+/// Members of credentials, in both spellings, that a frame replaces. All others survive it.
+const MEMBERS: [&str; 35] = [
+    "version",
+    "hubUrl",
+    "hub_url",
+    "hub",
+    "agentId",
+    "agent_id",
+    "keyId",
+    "key_id",
+    "privateKey",
+    "private_key",
+    "publicKey",
+    "public_key",
+    "savedAt",
+    "saved_at",
+    "displayName",
+    "display_name",
+    "token",
+    "tokenExpiresAt",
+    "token_expires_at",
+    "runtime",
+    "runtimeModel",
+    "runtime_model",
+    "reasoningEffort",
+    "reasoning_effort",
+    "thinking",
+    "thinking_enabled",
+    "cwd",
+    "openclawGateway",
+    "openclaw_gateway",
+    "openclawAgent",
+    "openclaw_agent",
+    "hermesProfile",
+    "hermes_profile",
+    "onboardedAt",
+    "onboarded_at",
+];
 
 /// Takes a message in, durably.
 pub(super) fn accept(engine: &Engine, message: Inbound) -> Result<(), Refused> {
@@ -36,12 +91,99 @@ pub(super) fn accept(engine: &Engine, message: Inbound) -> Result<(), Refused> {
     }
 }
 
-/// `provision_agent`: an agent that the hub has made, with its key.
+/// Registers agents over HTTP.
+pub(super) fn registrar() -> Box<Register> {
+    Box::new(|hub, name, bio| {
+        let never = CancelToken::new().map_err(|e| e.to_string())?;
+        let registered = registry::register(&Http::new(), hub, name, bio, never.as_fd()).map_err(|e| e.to_string())?;
+        Ok(registered.credentials)
+    })
+}
+
+fn one_at_a_time(live: &Live) -> MutexGuard<'_, ()> {
+    live.provisioning.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A text with more than white space, without the white space around it.
+fn text(value: Option<&Value>) -> Option<String> {
+    value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// What a frame says in several places about how an agent is run.
+struct Wanted {
+    name: Option<String>,
+    bio: Option<String>,
+    runtime: Option<String>,
+    model: Option<String>,
+    effort: Option<String>,
+    thinking: Option<bool>,
+    cwd: Option<String>,
+    gateway: Option<String>,
+    gateway_agent: Option<String>,
+    profile: Option<String>,
+}
+
+impl Wanted {
+    fn read(params: &Value) -> Self {
+        let empty = Value::Null;
+        let given = params.get("credentials").unwrap_or(&empty);
+        let first = |keys: &[&str], own: &str| {
+            keys.iter().find_map(|key| text(params.get(*key))).or_else(|| text(given.get(own)))
+        };
+        let openclaw = params.get("openclaw").filter(|choice| text(choice.get("gateway")).is_some());
+        let (gateway, gateway_agent) = match openclaw {
+            Some(choice) => (text(choice.get("gateway")), text(choice.get("agent"))),
+            None => (text(given.get("openclawGateway")), text(given.get("openclawAgent"))),
+        };
+        let hermes = text(params.get("hermes").and_then(|choice| choice.get("profile")));
+        Self {
+            name: text(given.get("displayName")).or_else(|| text(params.get("name"))),
+            bio: text(params.get("bio")),
+            runtime: first(&["runtime", "adapter"], "runtime"),
+            model: first(&["runtimeModel"], "runtimeModel"),
+            effort: first(&["reasoningEffort"], "reasoningEffort"),
+            thinking: [params, given].into_iter().find_map(|of| of.get("thinking")?.as_bool()),
+            cwd: text(given.get("cwd")).or_else(|| text(params.get("cwd"))),
+            gateway,
+            gateway_agent,
+            profile: hermes.or_else(|| text(given.get("hermesProfile"))),
+        }
+    }
+}
+
+/// `provision_agent`: an agent that the hub has made, with its key; or one that is to be made.
 pub(super) fn provision(live: &Live, params: &Value) -> Result<Value, Refused> {
-    let Some(given) = params.get("credentials").and_then(Value::as_object) else {
-        return Err(Refused::failed("credentials: this daemon does not register agents by itself"));
+    let mut wanted = Wanted::read(params);
+    if let Some(cwd) = &wanted.cwd {
+        check_directory(cwd, &live.user_home).map_err(Refused::failed)?;
+    }
+    let _one = one_at_a_time(live);
+    let config = load::load(&live.home.config()).map_err(|e| Refused::failed(e.to_string()))?;
+    let given = params.get("credentials").filter(|given| given.is_object());
+    if wanted.runtime.as_deref() == Some(OPENCLAW)
+        && let Some(gateway) = &wanted.gateway
+    {
+        wanted.gateway_agent = bindings::openclaw_agent(&config, gateway, wanted.gateway_agent.as_deref());
+        let agent = wanted.gateway_agent.as_deref();
+        if let Some(known) = agent.and_then(|agent| bindings::of_openclaw(live, &config, gateway, agent)) {
+            return bind(live, &known);
+        }
+    }
+    if wanted.runtime.as_deref() == Some(HERMES)
+        && let Some(profile) = &wanted.profile
+    {
+        let agent = given.and_then(|given| given.get("agentId")).and_then(Value::as_str);
+        bindings::check_hermes(live, &config, profile, agent)?;
+    }
+    if let Some(runtime) = &wanted.runtime
+        && !config.runtime_ids().contains(runtime)
+    {
+        return Err(Refused::failed(format!("runtime: {:?} is not known here", crate::text::clip(runtime, 64))));
+    }
+    let document = match given.and_then(Value::as_object) {
+        Some(given) => document(live, given, &wanted),
+        None => document(live, &register(live, &config, &mut wanted)?, &wanted),
     };
-    let document = document(params, given);
     // The same reader as for the file: what it refuses would not load.
     let agent = document.get("agentId").and_then(Value::as_str).unwrap_or_default().to_owned();
     if !agent.is_empty() && !is_safe(&agent) {
@@ -49,53 +191,59 @@ pub(super) fn provision(live: &Live, params: &Value) -> Result<Value, Refused> {
     }
     let checked = credentials::parse(&Value::Object(document.clone()).to_string())
         .map_err(|problem| Refused::failed(format!("credentials: {problem}")))?;
-    let home = &live.home;
-    let config = load::load(&home.config()).map_err(|e| Refused::failed(e.to_string()))?;
-    if let Some(runtime) = &checked.runtime
-        && !config.runtime_ids().iter().any(|known| known == runtime)
-    {
-        return Err(Refused::failed(format!("runtime: {:?} is not known here", crate::text::clip(runtime, 64))));
-    }
-    if let Some(cwd) = &checked.cwd {
-        check_directory(cwd).map_err(Refused::failed)?;
-    }
-    let path = home.credentials(&agent);
-    let before = Before::of(&path);
-    let named = config.agents.clone();
-    let done = write(live, &path, &document, &checked, &agent).and_then(|()| {
-        live.reload()?;
-        match live.hubs.problem(&agent) {
-            None if live.hubs.ids().contains(&agent) => Ok(()),
-            None => Err("the agent is not among those of the configuration".into()),
-            Some(why) => Err(why),
-        }
-    });
-    if let Err(why) = done {
-        before.restore(&path);
-        let restored = edit::edit(home, |config| put_agents(config, &named));
-        if let Err(e) = restored {
-            log::error!("control.rollback_failed agent={agent} error={:?}", e.to_string());
-        }
-        let _ = live.reload();
-        return Err(Refused::failed(why));
-    }
+    install(live, &config, &document, &checked, &wanted).map_err(Refused::failed)?;
     if let Some(mode) = params.get("defaultAttention").and_then(Value::as_str) {
         let keywords = params.get("attentionKeywords").filter(|list| list.is_array()).cloned().unwrap_or(json!([]));
-        let policy = Policy::from_wire(&json!({"mode": mode, "keywords": keywords}));
-        live.engine.set_policy(&agent, None, Some(policy));
+        live.set_policy(&agent, None, Some(Policy::from_wire(&json!({"mode": mode, "keywords": keywords}))));
     }
     log::info!("control.provisioned agent={agent}");
-    Ok(json!({"agentId": agent, "hubUrl": checked.hub_url, "credentialsFile": path.display().to_string()}))
+    Ok(provisioned(live, &checked))
 }
 
-/// The file of the agent, from what the frame says in several places.
-fn document(params: &Value, given: &Map<String, Value>) -> Map<String, Value> {
-    let text = |value: Option<&Value>| {
-        value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty()).map(Value::from)
-    };
-    let first =
-        |keys: &[&str], own: &str| keys.iter().find_map(|key| text(params.get(*key))).or_else(|| text(given.get(own)));
-    let thinking = [params.get("thinking"), given.get("thinking")].into_iter().flatten().find(|v| v.is_boolean());
+fn provisioned(live: &Live, credentials: &Credentials) -> Value {
+    let path = live.home.credentials(&credentials.agent_id);
+    json!({"agentId": credentials.agent_id, "hubUrl": credentials.hub_url, "credentialsFile": path.display().to_string()})
+}
+
+/// Takes an agent that is on disk already into work.
+fn bind(live: &Live, known: &Credentials) -> Result<Value, Refused> {
+    let loaded = live.hubs.ids();
+    let named = edit::edit_on(&*live.disk, &live.home, |document| {
+        agents::add(document, &known.agent_id, &loaded);
+    });
+    named.map_err(|e| Refused::failed(e.to_string()))?;
+    live.reload().map_err(Refused::failed)?;
+    log::info!("control.bound agent={}", known.agent_id);
+    Ok(provisioned(live, known))
+}
+
+/// Makes a new agent known to the hub of the agents that are here.
+fn register(live: &Live, config: &Config, wanted: &mut Wanted) -> Result<Map<String, Value>, Refused> {
+    let (found, _) = hubs::find(&live.home, config);
+    let hub = found.into_iter().find_map(|found| Some(found.credentials.ok()?.hub_url));
+    let hub = hub.ok_or_else(|| Refused::failed("credentials: missing, and no agent here tells the hub to ask"))?;
+    let name = wanted.name.get_or_insert_with(|| format!("agent-{}", now_ms())).clone();
+    let made = (live.register)(&hub, &name, wanted.bio.as_deref().unwrap_or_default());
+    let made = made.map_err(|why| Refused::failed(format!("the hub did not register the agent: {why}")))?;
+    let mut given = Map::new();
+    for (key, value) in [
+        ("hubUrl", made.hub_url),
+        ("agentId", made.agent_id),
+        ("keyId", made.key_id),
+        ("privateKey", made.private_key),
+        ("publicKey", made.key.public_text()),
+    ] {
+        given.insert(key.into(), value.into());
+    }
+    if let (Some(token), end) = (made.token, made.token_expires_at) {
+        given.insert("token".into(), token.into());
+        given.extend(end.map(|end| ("tokenExpiresAt".to_owned(), (end as i64).into())));
+    }
+    Ok(given)
+}
+
+/// The file of the agent. What it has beyond what is known here stays in it.
+fn document(live: &Live, given: &Map<String, Value>, wanted: &Wanted) -> Map<String, Value> {
     let mut out = Map::new();
     out.insert("version".into(), 1.into());
     for key in ["hubUrl", "agentId", "keyId", "privateKey", "publicKey"] {
@@ -104,27 +252,31 @@ fn document(params: &Value, given: &Map<String, Value>) -> Map<String, Value> {
         }
     }
     out.insert("savedAt".into(), now_iso().into());
-    let openclaw = params.get("openclaw").filter(|choice| text(choice.get("gateway")).is_some());
-    let gateway = match openclaw {
-        Some(choice) => (text(choice.get("gateway")), text(choice.get("agent"))),
-        None => (text(given.get("openclawGateway")), text(given.get("openclawAgent"))),
-    };
-    let hermes = text(params.get("hermes").and_then(|choice| choice.get("profile")));
+    let agent = given.get("agentId").and_then(Value::as_str).filter(|id| is_safe(id));
+    let workspace = || agent.map(|agent| live.home.workspace(agent).display().to_string());
+    let of = |text: &Option<String>| text.clone().map(Value::from);
     for (key, value) in [
-        ("displayName", text(given.get("displayName")).or_else(|| text(params.get("name")))),
-        ("token", text(given.get("token"))),
+        ("displayName", of(&wanted.name)),
+        ("token", text(given.get("token")).map(Value::from)),
         ("tokenExpiresAt", given.get("tokenExpiresAt").and_then(Value::as_f64).map(seconds)),
-        ("runtime", first(&["runtime", "adapter"], "runtime")),
-        ("runtimeModel", first(&["runtimeModel"], "runtimeModel")),
-        ("reasoningEffort", first(&["reasoningEffort"], "reasoningEffort")),
-        ("thinking", thinking.cloned()),
-        ("cwd", text(given.get("cwd")).or_else(|| text(params.get("cwd")))),
-        ("openclawGateway", gateway.0),
-        ("openclawAgent", gateway.1),
-        ("hermesProfile", hermes.or_else(|| text(given.get("hermesProfile")))),
+        ("runtime", of(&wanted.runtime)),
+        ("runtimeModel", of(&wanted.model)),
+        ("reasoningEffort", of(&wanted.effort)),
+        ("thinking", wanted.thinking.map(Value::from)),
+        ("cwd", wanted.cwd.clone().or_else(workspace).map(Value::from)),
+        ("openclawGateway", of(&wanted.gateway)),
+        ("openclawAgent", of(&wanted.gateway_agent)),
+        ("hermesProfile", of(&wanted.profile)),
     ] {
         if let Some(value) = value {
             out.insert(key.into(), value);
+        }
+    }
+    let before = agent.and_then(|agent| read(&live.home.credentials(agent)).ok().flatten());
+    let before = before.and_then(|text| crate::json::parse(text.as_bytes()).ok());
+    for (key, value) in before.as_ref().and_then(Value::as_object).into_iter().flatten() {
+        if !MEMBERS.contains(&key.as_str()) {
+            out.insert(key.clone(), value.clone());
         }
     }
     out
@@ -135,68 +287,104 @@ fn seconds(time: f64) -> Value {
     (credentials::token_expiry(time) as i64).into()
 }
 
+/// The text of a file, `None` where there is none.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.len() > LIMIT => Err(format!("{}: longer than {LIMIT} bytes", path.display())),
+        Ok(_) => fs::read_to_string(path).map(Some).map_err(|e| format!("{}: {e}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+/// Writes everything and follows it; on a failure everything is as it was before.
+fn install(
+    live: &Live,
+    config: &Config,
+    document: &Map<String, Value>,
+    checked: &Credentials,
+    wanted: &Wanted,
+) -> Result<(), String> {
+    let (home, agent) = (&live.home, checked.agent_id.as_str());
+    let text = read(&home.credentials(agent))?;
+    let before = Before {
+        agent: agent.to_owned(),
+        named: Before::of(&config.document),
+        configured: config.file.is_some(),
+        credentials: text,
+    };
+    before.begin(home, &*live.disk)?;
+    let done = write(live, config, document, checked, wanted).and_then(|()| {
+        let identity = |text: &str| {
+            let c = credentials::parse(text).ok()?;
+            Some((c.hub_url, c.key_id, c.private_key, c.token))
+        };
+        let now = Some(Value::Object(document.clone()).to_string());
+        if before.credentials.as_deref().and_then(identity) != now.as_deref().and_then(identity) {
+            live.hubs.reconnect(agent);
+        }
+        live.reload()?;
+        match live.hubs.problem(agent) {
+            None if live.hubs.ids().iter().any(|id| id == agent) => Before::end(home, &*live.disk),
+            None => Err("the agent is not among those of the configuration".into()),
+            Some(why) => Err(why),
+        }
+    });
+    let Err(why) = done else { return Ok(()) };
+    match before.undo(home, &live.disk) {
+        Ok(()) => {
+            live.hubs.reconnect(agent);
+            let _ = live.reload();
+        }
+        // The next start tries again.
+        Err(e) => log::error!("control.rollback_failed agent={agent} error={e:?}"),
+    }
+    Err(why)
+}
+
 fn write(
     live: &Live,
-    path: &Path,
+    config: &Config,
     document: &Map<String, Value>,
-    checked: &credentials::Credentials,
-    agent: &str,
+    checked: &Credentials,
+    wanted: &Wanted,
 ) -> Result<(), String> {
-    let home = &live.home;
-    super::agents::prepare_directory(agent, &home.credentials_dir(), true);
-    store::write_json(&RealDisk, path, &Value::Object(document.clone())).map_err(|e| e.to_string())?;
-    let workspace = home.workspace(agent);
-    super::agents::prepare_directory(agent, &workspace, true);
-    let identity_file = workspace.join("identity.md");
-    if !identity_file.exists() {
-        let (name, runtime) = (checked.display_name.as_deref(), checked.runtime.as_deref());
-        let text = identity::fresh(agent, name, runtime, &checked.key_id, &now_iso(), None);
-        store::write(&RealDisk, &identity_file, text.as_bytes()).map_err(|e| e.to_string())?;
-    }
-    // Naming the first agent ends the search for files of credentials: whoever was found that way is named as well.
-    let loaded = live.hubs.ids();
-    edit::edit(home, |config| {
-        let mut agents = named_agents(config);
-        if agents.iter().any(|known| known == agent) {
-            return;
-        }
-        for id in loaded.iter().filter(|id| id.starts_with("ag_")) {
-            if !agents.contains(id) {
-                agents.push(id.clone());
-            }
-        }
-        if !agents.iter().any(|known| known == agent) {
-            agents.push(agent.to_owned());
-        }
-        put_agents(config, &agents);
-    })
-    .map_err(|e| e.to_string())
-}
-
-/// The agents that a configuration names, the old key included.
-fn named_agents(config: &Map<String, Value>) -> Vec<String> {
-    let list = config.get("agents").and_then(Value::as_array).into_iter().flatten();
-    let mut agents: Vec<String> = list.filter_map(Value::as_str).map(ToOwned::to_owned).collect();
-    if let Some(old) = config.get("agentId").and_then(Value::as_str)
-        && !agents.iter().any(|known| known == old)
+    let (home, disk, agent) = (&live.home, &*live.disk, checked.agent_id.as_str());
+    disk.create_dir(&home.credentials_dir()).map_err(|e| e.to_string())?;
+    let path = home.credentials(agent);
     {
-        agents.push(old.to_owned());
+        // Whoever renews a token at this moment must not bring the old file back.
+        let file = CredentialsFile::new(&path, checked, live.disk.clone());
+        let _lock = file.lock(LOCK_LIMIT, &|| false).map_err(|e| e.to_string())?;
+        store::write_json(disk, &path, &Value::Object(document.clone())).map_err(|e| e.to_string())?;
     }
-    agents
-}
-
-fn put_agents(config: &mut Map<String, Value>, agents: &[String]) {
-    config.shift_remove("agentId");
-    if agents.is_empty() {
-        config.shift_remove("agents");
-    } else {
-        config.insert("agents".into(), agents.into());
+    let default = config.default_route.as_ref().map_or("", |route| &route.runtime);
+    let runtime = wanted.runtime.as_deref().unwrap_or(default);
+    let seed = Seed {
+        agent,
+        display_name: checked.display_name.as_deref(),
+        bio: wanted.bio.as_deref(),
+        runtime,
+        key_id: &checked.key_id,
+    };
+    seeds::plant(home, &seed, disk)?;
+    if let Some(profile) = wanted.profile.as_deref().filter(|_| runtime == HERMES)
+        && let Some(dir) = profiles::home(&live.user_home, profile)
+    {
+        seeds::skills(&dir.join("skills"), disk)?;
     }
+    let loaded = live.hubs.ids();
+    let named = edit::edit_on(disk, home, |document| {
+        agents::add(document, agent, &loaded);
+    });
+    named.map_err(|e| e.to_string())
 }
 
 /// A working directory has to be the person's home or below it, links followed as far as there is something.
-fn check_directory(cwd: &str) -> Result<(), String> {
-    let home = std::env::var_os("HOME").map(PathBuf::from).ok_or("cwd: HOME is not set")?;
+pub(super) fn check_directory(cwd: &str, home: &Path) -> Result<(), String> {
+    if home.as_os_str().is_empty() {
+        return Err("cwd: HOME is not set".into());
+    }
     let path = crate::config::paths::expand_tilde(cwd);
     if !path.is_absolute() {
         return Err("cwd: expected an absolute path".into());
@@ -213,49 +401,21 @@ fn check_directory(cwd: &str) -> Result<(), String> {
         .ancestors()
         .find_map(|there| Some(fs::canonicalize(there).ok()?.join(plain.strip_prefix(there).ok()?)))
         .unwrap_or_else(|| plain.clone());
-    let real_home = fs::canonicalize(&home).unwrap_or_else(|_| home.clone());
-    if plain.starts_with(&home) && real.starts_with(&real_home) {
+    let real_home = fs::canonicalize(home).unwrap_or_else(|_| home.to_owned());
+    if plain.starts_with(home) && real.starts_with(&real_home) {
         return Ok(());
     }
     Err("cwd: expected a directory in the home of this user".into())
 }
 
-/// A file as it was.
-enum Before {
-    Absent,
-    Text(Vec<u8>),
-    /// It is not known, so it is left as it is.
-    Unknown,
-}
-
-impl Before {
-    fn of(path: &Path) -> Self {
-        match fs::metadata(path) {
-            Ok(meta) if meta.len() <= LIMIT => fs::read(path).map_or(Self::Unknown, Self::Text),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::Absent,
-            _ => Self::Unknown,
-        }
-    }
-
-    fn restore(self, path: &Path) {
-        let done = match self {
-            Self::Absent => fs::remove_file(path).map_err(|e| e.to_string()),
-            Self::Text(text) => store::write(&RealDisk, path, &text).map_err(|e| e.to_string()),
-            Self::Unknown => Ok(()),
-        };
-        if let Err(e) = done {
-            log::error!("control.rollback_failed path={} error={e:?}", path.display());
-        }
-    }
-}
-
-/// `revoke_agent`: the agent does not work here any more.
+/// `revoke_agent`: the agent does not work here any more. Each step is done whatever became of the one before.
 pub(super) fn revoke(live: &Live, params: &Value) -> Result<Value, Refused> {
     let agent = agent_id(params, "agentId")?;
     let flag = |key: &str, default: bool| params.get(key).and_then(Value::as_bool).unwrap_or(default);
     let delete_credentials = flag("deleteCredentials", true);
     let delete_state = flag("deleteState", delete_credentials);
     let delete_workspace = flag("deleteWorkspace", false);
+    let _one = one_at_a_time(live);
     let home = &live.home;
     let tried = |what: &str, done: Result<(), String>| match done {
         Ok(()) => true,
@@ -264,43 +424,71 @@ pub(super) fn revoke(live: &Live, params: &Value) -> Result<Value, Refused> {
             false
         }
     };
-    let named = load::load(&home.config()).is_ok_and(|config| config.agents.contains(&agent));
-    let removed = named && {
-        let edited = edit::edit(home, |config| {
-            let agents: Vec<String> = named_agents(config).into_iter().filter(|id| *id != agent).collect();
-            put_agents(config, &agents);
-        });
-        tried("config", edited.map_err(|e| e.to_string()))
-    };
-    let path = home.credentials(&agent);
-    let there = path.exists();
-    let aside = there && {
-        let moved = if delete_credentials { fs::remove_file(&path).map_err(|e| e.to_string()) } else { keep(&path) };
+    live.channels.remove(&agent);
+    live.engine.dismiss(&agent);
+    await_turns(live, &agent);
+    let mut removed = false;
+    let edited = edit::edit_on(&*live.disk, home, |document| {
+        removed = agents::remove(document, &agent);
+        stop_gateways(document, &agent);
+    });
+    let removed = tried("config", edited.map_err(|e| e.to_string())) && removed;
+    let config = load::load(&home.config()).unwrap_or_default();
+    let path = hubs::find(home, &Config { agents: vec![agent.clone()], ..config }).0.pop().map(|found| found.path);
+    let path = path.unwrap_or_else(|| home.credentials(&agent));
+    let aside = path.exists() && {
+        let moved =
+            if delete_credentials { live.disk.remove(&path).map_err(|e| e.to_string()) } else { keep(live, &path) };
         tried("credentials", moved)
     };
     if let Err(e) = live.reload() {
         log::warn!("control.revoke_step_failed agent={agent} step=reload error={e:?}");
     }
-    let dir =
-        if delete_workspace { Some(home.agent_dir(&agent)) } else { delete_state.then(|| home.agent_state(&agent)) };
-    let deleted = dir
-        .filter(|dir| dir.exists())
-        .is_some_and(|dir| tried("files", fs::remove_dir_all(dir).map_err(|e| e.to_string())));
-    live.engine.set_policy(&agent, None, None);
-    log::info!("control.revoked_agent agent={agent} removed={removed} at={}", now_ms());
+    let delete = |what: &str, dir: PathBuf| {
+        dir.symlink_metadata().is_ok() && tried(what, fs::remove_dir_all(dir).map_err(|e| e.to_string()))
+    };
+    let workspace_deleted = delete_workspace && delete("workspace", home.agent_dir(&agent));
+    let state_deleted = workspace_deleted || (delete_state && delete("state", home.agent_state(&agent)));
+    live.set_policy(&agent, None, None);
+    log::info!("control.revoked_agent agent={agent} removed={removed}");
     Ok(json!({
         "agentId": agent,
         "removed": removed,
         "credentialsDeleted": aside && delete_credentials,
-        "stateDeleted": deleted,
-        "workspaceDeleted": deleted && delete_workspace,
+        "stateDeleted": state_deleted,
+        "workspaceDeleted": workspace_deleted,
     }))
 }
 
+/// Waits until no turn of an agent runs.
+fn await_turns(live: &Live, agent: &str) {
+    let end = Instant::now() + TURNS_LIMIT;
+    let runs = || live.engine.queue().iter().any(|i| i.state == State::Running && i.message.account_id == agent);
+    while runs() {
+        if Instant::now() >= end {
+            log::warn!("control.revoke_turns_run agent={agent}");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The profiles of an agent's gateways stay, switched off.
+fn stop_gateways(document: &mut Map<String, Value>, agent: &str) {
+    for gateway in document.get_mut("thirdPartyGateways").and_then(Value::as_array_mut).into_iter().flatten() {
+        if gateway["accountId"] == agent
+            && let Some(gateway) = gateway.as_object_mut()
+        {
+            gateway.insert("enabled".into(), false.into());
+        }
+    }
+}
+
 /// Puts credentials that are kept where nothing loads them.
-fn keep(path: &Path) -> Result<(), String> {
+fn keep(live: &Live, path: &Path) -> Result<(), String> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err("no such place".into()) };
-    let dir = dir.join("revoked");
-    super::agents::prepare_directory("revoked", &dir, true);
-    fs::rename(path, dir.join(name)).map_err(|e| e.to_string())
+    let aside = dir.join("revoked");
+    live.disk.create_dir(&aside).map_err(|e| e.to_string())?;
+    live.disk.rename(path, &aside.join(name)).map_err(|e| e.to_string())?;
+    live.disk.sync_dir(&aside).and_then(|()| live.disk.sync_dir(dir)).map_err(|e| e.to_string())
 }

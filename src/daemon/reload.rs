@@ -1,6 +1,7 @@
 //! Reading the configuration again while the daemon runs (SIGHUP, or because a hub wants it).
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
@@ -11,9 +12,12 @@ use super::channels::Channels;
 use super::control_link::LinkSlot;
 use super::hubs::Hubs;
 use super::parts;
-use crate::config::{Home, keys, load};
+use crate::channel::botcord::credentials::Credentials;
+use crate::config::{Config, Home, keys, load};
 use crate::engine::Engine;
+use crate::engine::gate::Policy;
 use crate::runtime::Registry;
+use crate::store::Disk;
 
 /// What a daemon applies without a restart.
 const LIVE: [&str; 10] = [
@@ -32,19 +36,36 @@ const LIVE: [&str; 10] = [
 /// What follows the configuration while the daemon runs.
 pub(super) struct Live {
     pub(super) home: Home,
+    /// The home of the person whose daemon this is; empty where that is not known.
+    pub(super) user_home: PathBuf,
     pub(super) engine: Engine,
     pub(super) channels: Channels,
     pub(super) hubs: Hubs,
     pub(super) agents: Arc<Agents>,
     /// The document of the configuration that the process was started with.
     pub(super) started_with: Map<String, Value>,
+    /// What is written goes here.
+    pub(super) disk: Arc<dyn Disk>,
+    /// Makes an agent known to a hub that lets daemons do that.
+    pub(super) register: Box<Register>,
+    /// Agents come and go one at a time.
+    pub(super) provisioning: Mutex<()>,
     /// One at a time.
     pub(super) reloading: Mutex<()>,
     /// The link to the hub that a person has logged this daemon in to.
     pub(super) link: Arc<LinkSlot>,
     /// Has the daemon put itself in its own place.
     pub(super) restart: Sender<()>,
+    /// What was told of policies, in tests: agent, room, and the policy, if it was given.
+    #[cfg(test)]
+    pub(super) policies_told: Mutex<Vec<PolicyTold>>,
 }
+
+/// From the address of a hub, a name and a bio to the credentials of a new agent; the error is for people.
+pub(super) type Register = dyn Fn(&str, &str, &str) -> Result<Credentials, String> + Send + Sync;
+
+#[cfg(test)]
+pub(super) type PolicyTold = (String, Option<String>, Option<Policy>);
 
 /// Agents of hubs that a new configuration has brought and taken.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -72,12 +93,13 @@ impl Live {
         for warning in &config.warnings {
             log::warn!("config.warning {warning}");
         }
-        let registry = Registry::new(parts::runtime_settings(&self.home, &config));
         agents::prepare(&self.home, &config.local_agents);
         let before = self.hubs.ids();
         self.hubs.find_again(&self.home, &config, &self.engine, &self.channels);
         let now = self.hubs.ids();
-        self.engine.set_routes(parts::routes(&self.home, &config, &registry, &self.hubs));
+        // Before the channels, so that their first message finds its route.
+        self.set_routes(&config);
+        self.hubs.connect(&self.engine, &self.channels);
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
         self.link.follow(&config.document);
@@ -90,6 +112,28 @@ impl Live {
             these.iter().filter(|id| !those.contains(id)).cloned().collect::<Vec<_>>()
         };
         Ok(Reloaded { added: without(&now, &before), removed: without(&before, &now) })
+    }
+}
+
+impl Live {
+    /// The hub has told, or taken back, what an agent pays attention to.
+    pub(super) fn set_policy(&self, agent: &str, room: Option<&str>, policy: Option<Policy>) {
+        #[cfg(test)]
+        self.policies_told.lock().unwrap().push((agent.to_owned(), room.map(str::to_owned), policy.clone()));
+        self.engine.set_policy(agent, room, policy);
+    }
+
+    /// Has new turns follow the routes of the file, and of the agents that are here.
+    pub(super) fn reroute(&self) -> Result<(), String> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = load::load(&self.home.config()).map_err(|e| e.to_string())?;
+        self.set_routes(&config);
+        Ok(())
+    }
+
+    fn set_routes(&self, config: &Config) {
+        let registry = Registry::new(parts::runtime_settings(&self.home, config));
+        self.engine.set_routes(parts::routes(&self.home, config, &registry, &self.hubs));
     }
 }
 

@@ -1,0 +1,66 @@
+//! Agents that stand for one of another program: an agent behind an OpenClaw gateway, a profile of Hermes. Each of those
+//! stands for one agent of the hub at most.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::reload::Live;
+use crate::channel::botcord::credentials::{Credentials, discover};
+use crate::config::Config;
+use crate::link::botcord_control::frame::Refused;
+use crate::net::url;
+use crate::runtime::hermes::profiles;
+
+/// The credentials of all agents of this home.
+fn all(live: &Live, config: &Config) -> Vec<Credentials> {
+    let dirs = [Some(live.home.credentials_dir()), config.credentials_dir.clone()];
+    let found = dirs.into_iter().flatten().flat_map(|dir| discover::discover(&dir, None).0);
+    found.map(|found| found.credentials).collect()
+}
+
+/// The agent behind a gateway that is meant where none is named: the gateway's own choice, on this machine `default`.
+pub(super) fn openclaw_agent(config: &Config, gateway: &str, named: Option<&str>) -> Option<String> {
+    if let Some(named) = named {
+        return Some(named.to_owned());
+    }
+    let gateway = config.gateway(gateway, None)?;
+    // Only this machine may be spoken to in the clear.
+    let local =
+        || gateway.url.split_once("://").is_some_and(|(_, rest)| url::server(&format!("http://{rest}")).is_ok());
+    gateway.openclaw_agent.clone().or_else(|| local().then(|| "default".to_owned()))
+}
+
+/// The agent of the hub that stands for an agent behind a gateway already.
+pub(super) fn of_openclaw(live: &Live, config: &Config, gateway: &str, agent: &str) -> Option<Credentials> {
+    let filled = |text: &Option<String>, wanted: &str| text.as_deref().map(str::trim) == Some(wanted);
+    let mut all = all(live, config).into_iter();
+    all.find(|c| filled(&c.openclaw_gateway, gateway) && filled(&c.openclaw_agent, agent))
+}
+
+/// Whether an agent may stand for a profile of Hermes.
+pub(super) fn check_hermes(live: &Live, config: &Config, profile: &str, agent: Option<&str>) -> Result<(), Refused> {
+    let refused = |code, why: &str| {
+        let mut refused = Refused::new(code, why);
+        refused.more.insert("profile".into(), Value::from(crate::text::clip(profile, 128)));
+        refused
+    };
+    let Some(home) = profiles::home(&live.user_home, profile) else {
+        return Err(refused("hermes_profile_invalid", "hermes.profile: expected default, or [a-z0-9][a-z0-9_-]{0,63}"));
+    };
+    if !is_directory(&home) {
+        return Err(refused("hermes_profile_not_found", "hermes.profile: there is no such profile on this machine"));
+    }
+    let bound = |c: &&Credentials| c.hermes_profile.as_deref().map(str::trim) == Some(profile);
+    let holder = all(live, config).iter().find(bound).map(|c| c.agent_id.clone());
+    if let Some(holder) = holder.filter(|holder| Some(holder.as_str()) != agent) {
+        let mut refused = refused("hermes_profile_occupied", "hermes.profile: another agent uses this profile");
+        refused.more.insert("occupiedBy".into(), json!(holder));
+        return Err(refused);
+    }
+    Ok(())
+}
+
+fn is_directory(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.is_dir())
+}

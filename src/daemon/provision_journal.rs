@@ -1,0 +1,128 @@
+//! What a `provision_agent` that is under way has to put back if it does not come to its end.
+//!
+//! The record is on disk before the first step, and gone after the last one, before the hub is answered. A hub whose
+//! frame was not answered has forgotten the agent, so a daemon that finds a record at its start undoes what it tells
+//! of. Each part of that can be done twice; the record goes last.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::{Home, agents, edit};
+use crate::store::{self, Disk, Loaded};
+
+/// The state before a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Before {
+    pub(super) agent: String,
+    /// The text of its credentials; `None`: there were none.
+    pub(super) credentials: Option<String>,
+    /// `agents` and `agentId` of the configuration, where it has them.
+    pub(super) named: Map<String, Value>,
+    /// Whether there is a file of the configuration.
+    pub(super) configured: bool,
+}
+
+/// The members that a frame may change.
+const NAMED: [&str; 2] = ["agents", "agentId"];
+
+impl Before {
+    /// What a document names.
+    pub(super) fn of(document: &Map<String, Value>) -> Map<String, Value> {
+        NAMED.iter().filter_map(|key| Some(((*key).to_owned(), document.get(*key)?.clone()))).collect()
+    }
+
+    fn path(home: &Home) -> PathBuf {
+        home.daemon_dir().join("provision.journal")
+    }
+
+    /// Puts the record on disk.
+    pub(super) fn begin(&self, home: &Home, disk: &dyn Disk) -> Result<(), String> {
+        let record = json!({
+            "agent": self.agent, "credentials": self.credentials, "named": self.named, "configured": self.configured,
+        });
+        store::write_json(disk, &Self::path(home), &record).map_err(|e| e.to_string())
+    }
+
+    /// Takes it away: everything has been done, or put back.
+    pub(super) fn end(home: &Home, disk: &dyn Disk) -> Result<(), String> {
+        match disk.remove(&Self::path(home)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.to_string()),
+            _ => {}
+        }
+        disk.sync_dir(&home.daemon_dir()).map_err(|e| e.to_string())
+    }
+
+    /// The record of a frame that did not come to its end. One that cannot be read is moved aside.
+    pub(super) fn unfinished(home: &Home, disk: &dyn Disk) -> Option<Self> {
+        match store::load_json::<Value>(disk, &Self::path(home)) {
+            Ok(Loaded::Missing) => None,
+            Ok(Loaded::Ok(record)) => Some(Self {
+                agent: record["agent"].as_str()?.to_owned(),
+                credentials: record["credentials"].as_str().map(str::to_owned),
+                named: record["named"].as_object().cloned().unwrap_or_default(),
+                configured: record["configured"] == true,
+            }),
+            Ok(Loaded::Corrupt { why, .. }) => {
+                log::error!("provision.journal_corrupt error={why:?}");
+                None
+            }
+            Err(e) => {
+                log::error!("provision.journal_unreadable error={:?}", e.to_string());
+                None
+            }
+        }
+    }
+
+    /// Puts everything back as it was, and takes the record away. The agent's directory stays.
+    pub(super) fn undo(&self, home: &Home, disk: &Arc<dyn Disk>) -> Result<(), String> {
+        let path = home.credentials(&self.agent);
+        match &self.credentials {
+            Some(text) => store::write(&**disk, &path, text.as_bytes()).map_err(|e| e.to_string())?,
+            None => match disk.remove(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.to_string()),
+                _ => disk.sync_dir(&home.credentials_dir()).or_else(missing).map_err(|e| e.to_string())?,
+            },
+        }
+        if self.configured || home.config().exists() {
+            edit::edit_on(&**disk, home, |document| self.put_back(document)).map_err(|e| e.to_string())?;
+        }
+        Self::end(home, &**disk)
+    }
+
+    fn put_back(&self, document: &mut Map<String, Value>) {
+        let mut named = agents::named(document);
+        let before = agents::named(&self.named);
+        named.retain(|id| *id != self.agent || before.contains(id));
+        // Somebody else may have named others meanwhile; whoever was found and not named is found again.
+        let mut wanted = before.clone();
+        if !before.is_empty() {
+            wanted.extend(named.into_iter().filter(|id| !before.contains(id)));
+        }
+        let exactly = wanted == before;
+        for key in NAMED {
+            document.shift_remove(key);
+            if exactly && let Some(value) = self.named.get(key) {
+                document.insert(key.into(), value.clone());
+            }
+        }
+        if !exactly {
+            document.insert("agents".into(), wanted.into());
+        }
+    }
+}
+
+fn missing(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Undoes what an earlier process left unfinished; returns whether there was anything.
+pub(super) fn undo_unfinished(home: &Home, disk: &Arc<dyn Disk>) -> bool {
+    let Some(before) = Before::unfinished(home, &**disk) else { return false };
+    match before.undo(home, disk) {
+        Ok(()) => log::warn!("provision.undone agent={}", before.agent),
+        Err(why) => log::error!("provision.not_undone agent={} error={why:?}", before.agent),
+    }
+    true
+}
