@@ -66,7 +66,7 @@ fn described(record: &Record) -> (&'static str, String) {
         Record::Interrupted { turn } => ("interrupted", format!("turn={turn}")),
         Record::Done { e, why } => ("done", format!("{} why={why}", e.join(","))),
         Record::Acked { e } => ("acked", e.join(",")),
-        Record::Seen { ch, ids } => ("seen", format!("channel={ch} ids={}", ids.len())),
+        Record::Seen { ch, keys } => ("seen", format!("channel={ch} ids={}", keys.len())),
         Record::Hold { e, why } => ("hold", format!("{e} {}", why.as_deref().unwrap_or_default())),
         Record::Release { e } => ("release", e.clone()),
         Record::Parked { e, until, why } => ("parked", format!("{e} until={until} why={why:?}")),

@@ -18,8 +18,8 @@ fn shift(home: &Home, by: i64) {
         for line in fs::read(entry.path()).unwrap().split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
             let Ok(Line::Known(mut stamped)) = decode(line) else { panic!("{}", String::from_utf8_lossy(line)) };
             stamped.t += by;
-            if let Record::Seen { ids, .. } = &mut stamped.record {
-                for (_, at) in ids {
+            if let Record::Seen { keys, .. } = &mut stamped.record {
+                for (_, at) in keys {
                     *at += by;
                 }
             }

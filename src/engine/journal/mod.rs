@@ -38,7 +38,7 @@ use crate::thread;
 pub use error::JournalError;
 pub use ledger::{
     Boot, Dead, Deferral, Entry, EntryState, KEEP_DEAD, KEEP_DEAD_BYTES, KEEP_IDS, KEEP_IDS_MS, KEEP_UNKNOWN, Known,
-    Ledger, Note, OutboxItem, Parked, Turn, TurnResult,
+    Ledger, Note, OutboxItem, Parked, SeenId, Turn, TurnResult,
 };
 pub use load::{BadLine, Dumped, LoadReport, dump, fold};
 pub use record::{Announced, Line, MAX_LINE, Outcome, Past, Record, Said, Stamped, VERSION, decode, encode};

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ledger::SeenId;
 use crate::json;
 use crate::message::{Inbound, Outbound};
 
@@ -136,8 +137,8 @@ pub enum Record {
     Seen {
         /// Channel.
         ch: String,
-        /// Message id and when it was finished.
-        ids: Vec<(String, i64)>,
+        /// What is remembered of each, and when it was finished.
+        keys: Vec<(SeenId, i64)>,
     },
     /// The entry is set aside until it is released or started.
     Hold {
@@ -242,7 +243,7 @@ impl Record {
             "interrupted" => Self::Interrupted { turn: f.get("turn")? },
             "done" => Self::Done { e: f.get("e")?, why: f.get("why")? },
             "acked" => Self::Acked { e: f.get("e")? },
-            "seen" => Self::Seen { ch: f.get("ch")?, ids: f.get("ids")? },
+            "seen" => Self::Seen { ch: f.get("ch")?, keys: f.seen()? },
             "hold" => Self::Hold { e: f.get("e")?, why: f.get("why")? },
             "release" => Self::Release { e: f.get("e")? },
             "parked" => Self::Parked { e: f.get("e")?, until: f.get("until")?, why: f.get("why")? },
@@ -273,6 +274,17 @@ struct Members<'v>(&'v Value);
 impl Members<'_> {
     fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, json::Error> {
         json::from_value(&self.0[name])
+    }
+
+    /// What finished messages are recognised by; earlier versions wrote the ids themselves.
+    fn seen(&self) -> Result<Vec<(SeenId, i64)>, json::Error> {
+        if self.0.get("keys").is_none() {
+            let ids: Vec<(String, i64)> = self.get("ids")?;
+            return Ok(ids.into_iter().map(|(id, at)| (SeenId::of(&id), at)).collect());
+        }
+        let keys: Vec<(String, i64)> = self.get("keys")?;
+        let known = keys.into_iter().map(|(key, at)| Some((SeenId::parse(&key)?, at)));
+        known.collect::<Option<_>>().ok_or_else(|| serde::de::Error::custom("not the key of an id"))
     }
 }
 
@@ -473,7 +485,7 @@ mod tests {
             Record::Interrupted { turn: turn() },
             Record::Done { e: vec![e()], why: why() },
             Record::Acked { e: vec![e(), "e2".into()] },
-            Record::Seen { ch: "c".into(), ids: vec![("m".into(), -1)] },
+            Record::Seen { ch: "c".into(), keys: vec![(SeenId::of("m"), -1)] },
             Record::Hold { e: e(), why: None },
             Record::Hold { e: e(), why: Some(why()) },
             Record::Release { e: e() },
@@ -498,6 +510,20 @@ mod tests {
             assert_eq!(decode(body), Ok(Line::Known(Stamped { t: 9, record })), "{sound}");
         }
         assert_eq!(kinds.len(), 23);
+    }
+
+    #[test]
+    fn ids_that_an_earlier_version_wrote_as_they_are_are_recognised() {
+        let line = |members: &str| {
+            let members = members.as_bytes();
+            json::parse(&[&b"{\"ch\":\"c\","[..], members, b"}"].concat()).unwrap()
+        };
+        let read = |members: &str| Record::read("seen", &line(members)).unwrap();
+        let known = Some(Record::Seen { ch: "c".into(), keys: vec![(SeenId::of("m"), 7)] });
+        assert_eq!(read(r#""ids":[["m",7]]"#), known);
+        assert_eq!(read(r#""keys":[["YsZqel3XDDFGYYBjw0TlMQ",7]]"#), known);
+        assert!(Record::read("seen", &line(r#""keys":[["YsZqel3XDDFGYYBjw0Tl",7]]"#)).is_err());
+        assert!(Record::read("seen", &line(r#""keys":7"#)).is_err());
     }
 
     #[test]

@@ -17,10 +17,11 @@ impl Ledger {
             push(&mut records, boot.at, Record::Boot { pid: boot.pid, version: boot.version.clone() });
         }
         for (ch, known) in &self.channels {
-            let ids: Vec<_> = known.finished().map(|(id, at)| (id.to_owned(), at)).collect();
-            for chunk in ids.chunks(IDS_PER_RECORD) {
-                let at = chunk.last().map_or(0, |(_, at)| *at);
-                push(&mut records, at, Record::Seen { ch: ch.clone(), ids: chunk.to_vec() });
+            let mut known = known.finished().peekable();
+            while known.peek().is_some() {
+                let keys: Vec<_> = known.by_ref().take(IDS_PER_RECORD).collect();
+                let at = keys.last().map_or(0, |(_, at)| *at);
+                push(&mut records, at, Record::Seen { ch: ch.clone(), keys });
             }
         }
         for (key, note) in &self.notes {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::seen::KEEP_IDS_MS;
+use super::seen::{KEEP_IDS_MS, SeenId};
 use super::{
     Boot, Dead, Deferral, Entry, EntryState, KEEP_UNKNOWN, Ledger, Note, OutboxItem, Parked, Turn, TurnResult,
 };
@@ -42,7 +42,7 @@ impl Ledger {
             Record::Interrupted { turn } => self.interrupted(&turn),
             Record::Done { e, why } => e.iter().for_each(|id| self.done(t, id, &why)),
             Record::Acked { e } => e.iter().for_each(|id| self.acked(t, id)),
-            Record::Seen { ch, ids } => ids.iter().for_each(|(id, at)| self.finish_id(&ch, id, *at)),
+            Record::Seen { ch, keys } => keys.iter().for_each(|(id, at)| self.finish_id(&ch, *id, *at)),
             Record::Hold { e, why } => self.set_held(&e, true, why),
             Record::Release { e } => self.set_held(&e, false, None),
             Record::Parked { e, until, why } => self.parked(&e, Parked { until, why }),
@@ -374,11 +374,11 @@ impl Ledger {
             if let Some(channel) = self.channels.get_mut(&entry.channel) {
                 channel.end(id, &entry.id);
             }
-            self.finish_id(&entry.channel, id, t);
+            self.finish_id(&entry.channel, SeenId::of(id), t);
         }
     }
 
-    fn finish_id(&mut self, channel: &str, id: &str, at: i64) {
+    fn finish_id(&mut self, channel: &str, id: SeenId, at: i64) {
         let known = match self.channels.get_mut(channel) {
             Some(known) => known,
             None => self.channels.entry(channel.to_owned()).or_default(),

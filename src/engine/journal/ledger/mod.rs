@@ -22,7 +22,7 @@ use crate::engine::ports::ProcessId;
 use crate::message::{Inbound, Outbound};
 
 pub use dead::{Dead, KEEP_DEAD, KEEP_DEAD_BYTES};
-pub use seen::{KEEP_IDS, KEEP_IDS_MS};
+pub use seen::{KEEP_IDS, KEEP_IDS_MS, SeenId};
 
 /// How many lines of unknown kinds are kept; beyond that the oldest are dropped.
 pub const KEEP_UNKNOWN: usize = 10_000;

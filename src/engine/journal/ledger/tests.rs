@@ -276,8 +276,8 @@ fn notes_are_replaced_and_forgotten() {
 
 #[test]
 fn finished_ids_are_bounded_by_age_and_number() {
-    let ids = |from: usize, n: usize| (from..from + n).map(|i| (format!("m{i}"), i as i64)).collect();
-    let mut ledger = fold([Record::Seen { ch: "a".into(), ids: ids(0, KEEP_IDS + 10) }]);
+    let keys = |n: usize| (0..n).map(|i| (SeenId::of(&format!("m{i}")), i as i64)).collect();
+    let mut ledger = fold([Record::Seen { ch: "a".into(), keys: keys(KEEP_IDS + 10) }]);
     assert_eq!(ledger.known("a", "m9"), Known::No);
     assert_eq!(ledger.known("a", "m10"), Known::Terminal);
     let before = ledger.live_bytes();
