@@ -221,3 +221,33 @@ fn watching_what_never_comes_leaves_nothing_behind() {
     assert!(watch(&follow, "m", 0).is_none());
     assert_eq!(follow.message_state("m"), None);
 }
+
+#[test]
+fn a_finished_message_is_told_again_as_it_was() {
+    let follow = memory(Memory { events: 8, ..Memory::default() });
+    let message = message("m");
+    let mut present = follow.subscribe("m", 0, true).unwrap().unwrap();
+    follow.queued(&message);
+    follow.started(&message);
+    let mut seen = Vec::new();
+    for seq in 1..=20 {
+        follow.says(&message, seq, &format!("{seq}: \"a\"\nb\u{2028}, "));
+        seen.extend(all(&mut present).0);
+    }
+    tool(&follow, &message, 21);
+    follow.finished(&message, "line 1\nline 2");
+    seen.extend(all(&mut present).0);
+    let told = all(&mut watch(&follow, "m", 0).unwrap());
+    assert_eq!(words(&told.0), words(&seen));
+    // Now nobody watches any more: from here on it is told from the text.
+    drop(present);
+    for _ in 0..2 {
+        assert_eq!(follow.message_state("m").unwrap().report.unwrap().reply.as_deref(), Some("line 1\nline 2"));
+        assert_eq!(all(&mut watch(&follow, "m", 0).unwrap()), told);
+        for (n, (number, _)) in seen.iter().enumerate() {
+            let rest = all(&mut watch(&follow, "m", *number).unwrap()).0;
+            assert_eq!(words(&rest), words(&seen[n + 1..]), "after event {n}");
+            assert_eq!(rest.is_empty(), n + 1 == seen.len(), "after event {n}");
+        }
+    }
+}

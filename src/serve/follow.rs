@@ -2,10 +2,13 @@
 //!
 //! [`Follow`] sits on the turns' threads as a [`TurnObserver`]. It takes a lock for moments, writes nothing
 //! to any socket and waits for nobody: whoever watches has a place in the memory and reads at a pace of its
-//! own. What it falls behind on is thinned out before its eyes, not kept for it.
+//! own. What it falls behind on is thinned out before its eyes, not kept for it. A finished message that nobody watches
+//! is kept as text ([`frozen`]).
 //!
 //! Numbers of events grow over all messages and begin at the milliseconds since 1970 times 1 024, so that a
 //! number given before a restart is below all that come after it (and all are exact in a double).
+
+mod frozen;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,6 +79,8 @@ struct Logs {
 #[derive(Default)]
 struct Log {
     events: VecDeque<Entry>,
+    /// In place of the events, once it is finished and nobody watches.
+    frozen: Option<Box<str>>,
     bytes: usize,
     state: Progress,
     /// Number of the event that made it finished, or that began it.
@@ -126,13 +131,15 @@ impl Follow {
         }
         let Some(log) = state.by_key.get_mut(key) else { return Ok(None) };
         log.watchers.push(Arc::clone(&wake));
+        let grown = log.thaw();
+        state.bytes += grown;
         Ok(Some(Subscription { follow: Arc::clone(self), key: key.to_owned(), wake, cursor }))
     }
 
     /// What is remembered of a message's state; `None` when nothing is.
     pub fn message_state(&self, key: &str) -> Option<MessageState> {
         let state = self.lock();
-        let log = state.by_key.get(key).filter(|log| !log.events.is_empty())?;
+        let log = state.by_key.get(key).filter(|log| !log.is_empty())?;
         let mut answer = MessageState::new(
             key,
             match log.state {
@@ -141,7 +148,8 @@ impl Follow {
                 Progress::Finished => State::Done,
             },
         );
-        if let Some(Event::Finished(report)) = log.events.back().map(|entry| &*entry.event) {
+        let thawed = log.frozen.as_deref().and_then(frozen::last);
+        if let Some(Event::Finished(report)) = log.events.back().or(thawed.as_ref()).map(|entry| &*entry.event) {
             answer.report = Some((**report).clone());
         }
         Some(answer)
@@ -252,6 +260,7 @@ impl Logs {
         if log.state == Progress::Finished {
             // The same id again, after its turn: a story of its own.
             log.events.clear();
+            log.frozen = None;
             log.bytes = 0;
             log.serial = number;
         }
@@ -267,6 +276,7 @@ impl Logs {
         if log.events.len() > limits.events || log.bytes - report > limits.message_bytes {
             log.thin(limits.events / 4 * 3, limits.message_bytes / 4 * 3 + report);
         }
+        log.freeze();
         self.bytes += log.bytes;
         if log.state == Progress::Finished {
             log.serial = number;
@@ -309,6 +319,32 @@ impl Logs {
 }
 
 impl Log {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.frozen.is_none()
+    }
+
+    /// Makes text of the events, if nothing more comes and nobody watches.
+    fn freeze(&mut self) {
+        if self.state != Progress::Finished || !self.watchers.is_empty() || self.events.is_empty() {
+            return;
+        }
+        if let Some(text) = frozen::freeze(&self.events) {
+            self.bytes = text.len() + size_of::<Self>();
+            self.events = VecDeque::new();
+            self.watchers = Vec::new();
+            self.frozen = Some(text);
+        }
+    }
+
+    /// Makes events of the text again; returns by how many bytes this is more.
+    fn thaw(&mut self) -> usize {
+        let Some(text) = self.frozen.take() else { return 0 };
+        let before = self.bytes;
+        self.events = frozen::thaw(&text);
+        self.bytes = self.events.iter().map(|entry| entry.size).sum::<usize>().max(before);
+        self.bytes - before
+    }
+
     /// Brings the log below `most` events and `bytes` bytes: old status events go, pieces of text that follow
     /// each other are joined, and if that is not enough the oldest blocks go.
     fn thin(&mut self, most: usize, bytes: usize) {
@@ -454,8 +490,13 @@ impl Drop for Subscription {
         let mut state = self.follow.lock();
         let Some(log) = state.by_key.get_mut(&self.key) else { return };
         log.watchers.retain(|watcher| !Arc::ptr_eq(watcher, &self.wake));
-        if log.watchers.is_empty() && log.events.is_empty() {
+        if log.watchers.is_empty() && log.is_empty() {
             state.by_key.remove(&self.key);
+            return;
         }
+        let before = log.bytes;
+        log.freeze();
+        let after = log.bytes;
+        state.bytes = state.bytes - before + after;
     }
 }
