@@ -1,6 +1,6 @@
 //! bellhop carries messages between rooms and the agent CLIs of a machine.
 //!
-//! - [`message`], [`text`] and the like know nobody: words, measures, secrets, files.
+//! - [`message`], [`text`], [`heap`] and the like know nobody: words, measures, secrets, files, memory.
 //! - [`sort`] is the one road of sorting.
 //! - [`json`] is the one road from documents to types and back.
 //! - [`store`] makes files that survive a crash; [`config`] is the configuration and every path.
@@ -17,6 +17,7 @@ pub mod crypto;
 pub mod daemon;
 pub mod engine;
 pub mod failure;
+pub mod heap;
 pub mod json;
 pub mod link;
 pub mod message;

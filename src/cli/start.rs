@@ -41,6 +41,9 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
     if args.flag("background") && args.flag("foreground") {
         return Err(Failure::usage("start takes --background or --foreground, not both"));
     }
+    if !args.flag("background") {
+        crate::heap::be_frugal();
+    }
     let ready = ready_pipe(args)?;
     let detached = std::env::var_os(CHILD_VARIABLE).is_some();
     let context = Context { home: Home::find(args.home.as_deref())?, host };

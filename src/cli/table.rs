@@ -488,6 +488,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("BELLHOP_AGENT, BELLHOP_TURN", "Set in turns: the agent and the turn that a message is from."),
     ("BELLHOP_ROOM_TOKEN", "Set in turns: what lets bellhop room act for the agent. Worthless after the turn."),
     ("BELLHOP_LOG", "Level of the log: error, warn, info (the default), debug or trace."),
+    ("GLIBC_TUNABLES", "Where it is not set, the daemon starts with a value of its own that keeps memory small."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
     ("BOTCORD_INSTALL_TOKEN", "An install ticket of a hub, for start."),
     ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::engine::ports::{ErrorClass, RunRequest, Thrown};
+use crate::heap;
 use crate::runtime::settings::RuntimeSettings;
 
 /// Changes that one runtime makes.
@@ -39,7 +40,10 @@ pub fn is_private(name: &OsStr) -> bool {
 pub fn plain(settings: &RuntimeSettings) -> Vec<(OsString, OsString)> {
     let mut env = Vec::with_capacity(settings.base_env.len() + 16);
     for (name, value) in &settings.base_env {
-        if !is_private(name) && !settings.remove_env.iter().any(|gone| name == gone.as_str()) {
+        if !is_private(name)
+            && !heap::is_private(name, value)
+            && !settings.remove_env.iter().any(|gone| name == gone.as_str())
+        {
             put(&mut env, name.clone(), value.clone());
         }
     }
