@@ -11,7 +11,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::host::{LoginCheck, RuntimeRow, Wanted};
 use super::output::{one_line, say, say_json, table};
-use super::{Context, hub_agents, machine, stop};
+use super::{Context, gateways, hub_agents, machine, stop};
 use crate::config::{Config, load};
 use crate::serve::client::Client;
 use crate::serve::wire::Wellness;
@@ -57,13 +57,16 @@ struct Report {
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let loaded = load::load(&context.home.config());
-    let config = loaded.as_ref().cloned().unwrap_or_default();
+    let config = match &loaded {
+        Ok(config) => context.host.find_gateways(&context.home, config.clone()),
+        Err(_) => Config::default(),
+    };
     let login = match (args.flag("auth-check"), args.text("auth-check")) {
         (false, _) => LoginCheck::None,
         (true, None) => LoginCheck::Ask,
         (true, Some(_)) => LoginCheck::Turn,
     };
-    let runtimes = context.host.runtimes(&context.home, &config, Wanted { models: false, login });
+    let runtimes = context.host.runtimes(&context.home, &config, Wanted { places: true, login, ..Wanted::default() });
     let mut checks = vec![home(context)];
     checks.extend(permissions(context));
     checks.push(disk(context.home.root()));
@@ -271,6 +274,9 @@ fn runtimes_text(rows: &[RuntimeRow]) -> String {
         out.push_str(&format!("{line}\n"));
         if let Some(hint) = row.hint.as_ref().filter(|_| !row.ok) {
             out.push_str(&format!("    → Install: {}\n", one_line(hint, 200)));
+        }
+        for line in row.endpoints.iter().flat_map(gateways::lines) {
+            out.push_str(&format!("    {line}\n"));
         }
         for note in row.problem.iter().chain(&row.notes) {
             out.push_str(&format!("    {}\n", one_line(note, 200)));

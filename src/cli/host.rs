@@ -8,6 +8,7 @@ use std::io;
 use std::process::ExitCode;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::config::{Config, Home};
 use crate::link::botcord_control::enter::{Entered, Said, Wish};
@@ -40,6 +41,9 @@ pub trait Host: Sync {
     /// people.
     fn log_in(&self, home: &Home, wish: &Wish, tell: &mut dyn FnMut(Said<'_>)) -> Result<Entered, String>;
 
+    /// Looks for OpenClaw gateways on this machine, and writes new ones into the configuration.
+    fn find_gateways(&self, home: &Home, config: Config) -> Config;
+
     /// The runtimes that there are, in the order of every listing. May take seconds: it asks the programs
     /// for their versions and whatever else is wanted.
     fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow>;
@@ -50,6 +54,8 @@ pub trait Host: Sync {
 pub struct Wanted {
     /// Models and parameters.
     pub models: bool,
+    /// How the gateways of OpenClaw are, and the profiles of Hermes.
+    pub places: bool,
     /// Whether they can work here.
     pub login: LoginCheck,
 }
@@ -137,6 +143,12 @@ pub struct RuntimeRow {
     /// Why the program was not found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Gateways of OpenClaw.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Value>,
+    /// Profiles of Hermes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<Value>,
     /// Models and parameters, where they were wanted.
     #[serde(skip)]
     pub catalogue: Catalogue,
@@ -170,6 +182,10 @@ impl Host for NoEngine {
 
     fn log_in(&self, _home: &Home, _wish: &Wish, _tell: &mut dyn FnMut(Said<'_>)) -> Result<Entered, String> {
         Err("this build of bellhop has no engine".into())
+    }
+
+    fn find_gateways(&self, _home: &Home, config: Config) -> Config {
+        config
     }
 
     fn runtimes(&self, _home: &Home, _config: &Config, _wanted: Wanted) -> Vec<RuntimeRow> {

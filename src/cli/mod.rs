@@ -20,6 +20,7 @@ mod config;
 mod connect;
 mod doctor;
 mod failure;
+mod gateways;
 mod hub_agents;
 mod journal;
 mod login;

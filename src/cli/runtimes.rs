@@ -1,13 +1,14 @@
 //! `bellhop runtimes`: what is installed, and what can be chosen for it.
 
 use serde::Serialize;
+use serde_json::Value;
 
-use super::Context;
 use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::host::{LoginCheck, RuntimeRow, Wanted};
 use super::output::{one_line, say, say_json, table};
+use super::{Context, gateways};
 use crate::runtime::catalogue::{Model, Parameter, Setting};
 
 #[derive(Serialize)]
@@ -25,13 +26,17 @@ struct Row<'a> {
     models: Option<&'a [Model]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<&'a [Parameter]>,
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    profiles: &'a [Value],
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    endpoints: &'a [Value],
 }
 
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let config = context.config()?;
     let models = args.flag("models");
-    let rows = context.host.runtimes(&context.home, &config, Wanted { models, login: LoginCheck::None });
+    let rows = context.host.runtimes(&context.home, &config, Wanted { models, places: true, login: LoginCheck::None });
     if args.flag("json") {
         say_json(&rows.iter().map(|row| json(row, models)).collect::<Vec<_>>())?;
     } else {
@@ -51,6 +56,8 @@ fn json(row: &RuntimeRow, models: bool) -> Row<'_> {
         error: row.problem.as_deref(),
         models: wanted.then_some(row.catalogue.models.as_slice()),
         parameters: wanted.then_some(row.catalogue.parameters.as_slice()),
+        profiles: &row.profiles,
+        endpoints: &row.endpoints,
     }
 }
 
@@ -69,6 +76,12 @@ fn text(rows: &[RuntimeRow]) -> String {
         let models = row.catalogue.models.iter().map(model);
         for line in models.chain(row.catalogue.parameters.iter().map(parameter)) {
             out.push_str(&format!("    {}\n", one_line(&line, 200)));
+        }
+        for profile in &row.profiles {
+            out.push_str(&format!("    profile {}\n", one_line(profile["name"].as_str().unwrap_or_default(), 80)));
+        }
+        for line in row.endpoints.iter().flat_map(gateways::lines) {
+            out.push_str(&format!("    {line}\n"));
         }
     }
     out

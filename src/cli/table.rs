@@ -297,6 +297,8 @@ pub const COMMANDS: &[Command] = &[
             "With --auth-check the CLIs that can tell are asked whether they are logged in, and what may keep them \
              from working here is told. With --auth-check=turn every runtime that is there runs one short turn with \
              bellhop's own arguments, which asks its model.",
+            "Gateways of OpenClaw that are found on this machine are added to the configuration, as start does it, unless \
+             openclawDiscovery there says otherwise; how they are and who lives behind them is told.",
         ],
         options: &[JSON, opt("auth-check", Value::Maybe("turn"), "Ask the CLIs for their login, or run a turn")],
         ..EMPTY

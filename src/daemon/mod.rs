@@ -23,6 +23,7 @@ mod hubs;
 mod meters;
 mod metrics;
 mod notify;
+mod openclaw;
 mod parts;
 mod provision;
 mod provision_journal;
@@ -90,6 +91,7 @@ impl Host for Program {
                 return ExitCode::FAILURE;
             }
         };
+        let config = openclaw::refresh(home, config);
         let mut node = match Node::start(home, config, Recovery::All, "start") {
             Ok(node) => node,
             Err(StartError::AlreadyRunning) => {
@@ -151,8 +153,12 @@ impl Host for Program {
         enter::log_in(&home.daemon_dir(), &RealDisk, wish, tell)
     }
 
+    fn find_gateways(&self, home: &Home, config: Config) -> Config {
+        openclaw::refresh(home, config)
+    }
+
     fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
-        runtimes::rows(&parts::runtime_settings(home, config), wanted)
+        runtimes::rows(home, config, wanted)
     }
 }
 

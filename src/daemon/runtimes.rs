@@ -1,11 +1,15 @@
 //! What the command line shows of the runtimes.
 
+use super::{openclaw, parts};
 use crate::cli::host::{LoginCheck, RuntimeRow, Wanted};
+use crate::config::{Config, Home};
 use crate::runtime::catalogue::{self, Catalogue, Installed};
+use crate::runtime::{self, hermes};
 use crate::runtime::{Probe, Registry, RuntimeSettings, environ, login};
 
 /// One row for each registered runtime.
-pub(super) fn rows(settings: &RuntimeSettings, wanted: Wanted) -> Vec<RuntimeRow> {
+pub(super) fn rows(home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
+    let settings = &parts::runtime_settings(home, config);
     let registry = Registry::new(settings.clone());
     let probes = registry.probe();
     let row = |probe: &Probe| RuntimeRow {
@@ -17,7 +21,7 @@ pub(super) fn rows(settings: &RuntimeSettings, wanted: Wanted) -> Vec<RuntimeRow
         hint: probe.descriptor.install_hint.map(str::to_owned),
         notes: Vec::new(),
         problem: probe.problem.clone(),
-        catalogue: Catalogue::default(),
+        ..RuntimeRow::default()
     };
     let mut rows: Vec<RuntimeRow> = probes.iter().map(row).collect();
     if wanted.models {
@@ -26,6 +30,15 @@ pub(super) fn rows(settings: &RuntimeSettings, wanted: Wanted) -> Vec<RuntimeRow
                 scope.spawn(move || row.catalogue = catalogue(probe, settings));
             }
         });
+    }
+    if wanted.places {
+        for row in &mut rows {
+            match row.id.as_str() {
+                hermes::ID => row.profiles = openclaw::hermes_profiles(home, config),
+                runtime::openclaw::ID => row.endpoints = openclaw::endpoints(home, config),
+                _ => {}
+            }
+        }
     }
     if wanted.login != LoginCheck::None {
         for (row, probe) in rows.iter_mut().zip(&probes) {

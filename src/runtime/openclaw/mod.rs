@@ -3,6 +3,7 @@
 //! [`bridge`] keeps the processes, [`turn`] talks over them, [`text`] takes thoughts out of what comes back.
 
 mod bridge;
+pub mod discover;
 pub mod text;
 mod turn;
 
