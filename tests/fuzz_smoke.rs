@@ -1,7 +1,7 @@
 //! Every fuzz target with a bounded number of inputs, derived from its corpus in a way that is the same each time.
 //!
 //! ```text
-//! BELLHOP_FUZZ_SEED=7 BELLHOP_FUZZ_INPUTS=100000 cargo test --test fuzz_smoke
+//! BELLHOP_FUZZ_SEED=7 BELLHOP_FUZZ_INPUTS=100000 BELLHOP_FUZZ_ONLY=frames,kimi cargo test --test fuzz_smoke
 //! ```
 
 #[path = "fuzz/targets.rs"]
@@ -48,7 +48,10 @@ fn no_input_makes_a_reader_panic() {
     let seed = variable("BELLHOP_FUZZ_SEED").unwrap_or(1);
     let inputs = variable("BELLHOP_FUZZ_INPUTS").unwrap_or(INPUTS);
     println!("seed {seed}, {inputs} inputs for each target");
-    for (name, target) in targets::TARGETS {
+    let only = std::env::var("BELLHOP_FUZZ_ONLY").unwrap_or_default();
+    let wanted = |name: &str| only.is_empty() || only.split(',').any(|n| n == name);
+    assert!(targets::TARGETS.iter().any(|(name, _)| wanted(name)), "there is no target {only:?}");
+    for (name, target) in targets::TARGETS.into_iter().filter(|(name, _)| wanted(name)) {
         let corpus = corpus(name);
         let check = |what: String, input: &[u8]| {
             assert!(

@@ -9,29 +9,40 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellhop::channel::botcord::credentials::fields;
 use bellhop::channel::botcord::drain::{self, Known};
 use bellhop::channel::botcord::normalise::{self, Me};
 use bellhop::config::load;
-use bellhop::crypto::sha256_hex;
+use bellhop::crypto::{jcs, sha256_hex};
 use bellhop::engine::journal::{self, Ledger, Line};
 use bellhop::engine::ports::ResumedSession;
 use bellhop::engine::sessions::SessionStore;
+use bellhop::link::botcord_control::gate::{Gate, Step};
+use bellhop::link::botcord_control::replay::Replay;
+use bellhop::link::botcord_control::ring::KeyRing;
+use bellhop::link::botcord_control::{identity, user_auth, wake};
 use bellhop::runtime::acp::messages::{Prompted, SessionOpened};
 use bellhop::runtime::acp::permission::PermissionRequest;
 use bellhop::runtime::acp::rpc::{self, Incoming};
 use bellhop::runtime::acp::update::Update;
+use bellhop::runtime::catalogue;
+use bellhop::runtime::deepseek::sse;
 use bellhop::runtime::ndjson::StreamParser;
+use bellhop::runtime::openclaw::text as openclaw_text;
 use bellhop::runtime::process::Ended;
-use bellhop::runtime::{claude_code, codex, gemini};
+use bellhop::runtime::{claude_code, codex, gemini, kimi as kimi_cli};
 use bellhop::serve::http::{Answer, Limits, parse_head, percent_decode, percent_encode};
+use bellhop::serve::room;
 use bellhop::store::{Disk, DiskFile};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Takes one input.
 pub type Target = fn(&[u8]);
 
 /// Every target with the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("journal", journal),
     ("claude", claude),
     ("codex", codex),
@@ -41,6 +52,13 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("config", config),
     ("sessions", sessions),
     ("inbox", inbox),
+    ("frames", frames),
+    ("kimi", kimi),
+    ("deepseek", deepseek),
+    ("openclaw", openclaw),
+    ("credentials", credentials),
+    ("room", room),
+    ("catalogue", catalogue),
 ];
 
 /// Lines of the journal: decoded as they are, and once more with a checksum that fits, so that what is behind the
@@ -114,6 +132,120 @@ fn stream(data: &[u8], parser: &mut dyn StreamParser) {
         skipped_lines: 0,
         duration: Duration::from_millis(1),
     });
+}
+
+/// Output of Kimi CLI, in a fresh and in a resumed session.
+pub fn kimi(data: &[u8]) {
+    stream(data, &mut kimi_cli::Parser::new(None));
+    stream(data, &mut kimi_cli::Parser::new(Some("s".into())));
+}
+
+/// The event stream of the DeepSeek server, cut as its first byte says.
+pub fn deepseek(data: &[u8]) {
+    let size = 1 + data.first().map_or(0, |b| usize::from(*b));
+    let mut splitter = sse::Splitter::default();
+    let mut bytes = 0;
+    for chunk in data.chunks(size) {
+        if splitter.push(chunk).is_err() {
+            return;
+        }
+        while let Some(frame) = splitter.next_frame() {
+            bytes += 1;
+            assert!(bytes <= data.len(), "a frame has at least a byte");
+            let _ = (frame.turn_id(), frame.seq(), frame.is_terminal(), frame.approval_id());
+            let _ = (frame.error(), frame.turn_error(), format!("{:?}", sse::meaning(&frame)));
+        }
+    }
+}
+
+/// Text of an OpenClaw agent as it comes and as a whole, and answers of its gateway.
+pub fn openclaw(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut filter = openclaw_text::Filter::default();
+    let pieces: Vec<&str> = text.split_inclusive(['<', ' ', '\n']).collect();
+    let mut shown: usize = pieces.iter().map(|piece| filter.push(piece).len()).sum();
+    shown += filter.finish().len();
+    assert!(shown <= text.len(), "nothing is invented");
+    let _ = (openclaw_text::normalize(&text), openclaw_text::make_safe(&text));
+    for line in text.lines() {
+        let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
+        let _ = (openclaw_text::content_text(&value), openclaw_text::final_text(&value));
+    }
+}
+
+/// Messages of a hub's control socket: through a gate that believes everybody, so that what is behind it is reached,
+/// and through one that believes a key that signed none of them.
+pub fn frames(data: &[u8]) {
+    const NOW: i64 = 1_800_000_000_000;
+    const KEY: &str = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let mut open = Gate::new(KeyRing::default(), false, Replay::in_memory());
+    let mut closed = Gate::new(KeyRing::new([KEY]), true, Replay::in_memory());
+    for line in String::from_utf8_lossy(data).lines() {
+        let step = closed.take(line, NOW);
+        assert!(!matches!(step, Step::Handle(_) | Step::Revoked(_)), "an unsigned frame was believed: {line}");
+        if let Step::Handle(frame) = open.take(line, NOW) {
+            let _ = wake::read(&frame.params, NOW, |_| true);
+            let patch = identity::Patch::read(&frame.params);
+            let _ = identity::patch(Some(line), &patch).report();
+            assert_eq!(open.take(line, NOW), Step::Drop("repeated while it is carried out"));
+            let answer = open.finish(&frame.id, &Ok(None));
+            assert_eq!((answer["id"].as_str(), answer.get("type")), (Some(frame.id.as_str()), None));
+            assert!(matches!(open.take(line, NOW), Step::Send(_)), "it is carried out once");
+        }
+        let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
+        let canonical = jcs::canonical(&value);
+        let again = serde_json::from_str(&canonical).expect("the canonical form is JSON");
+        assert_eq!(jcs::canonical(&again), canonical);
+    }
+}
+
+/// An agent's credentials, the login of a daemon, and a hub's answer with tokens.
+pub fn credentials(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match fields::parse(&text) {
+        Ok(credentials) => assert!(!credentials.agent_id.is_empty() && !credentials.hub_url.ends_with('/')),
+        Err(problem) => assert!(!problem.as_str().is_empty()),
+    }
+    if let Ok(auth) = user_auth::parse(data, "2026-01-01T00:00:00.000Z") {
+        let document = auth.document().to_string();
+        let again = user_auth::parse(document.as_bytes(), "").expect("what was read can be written");
+        assert_eq!((again.user_id, again.refresh_token), (auth.user_id, auth.refresh_token));
+    }
+    if let Ok(answer) = serde_json::from_slice(data) {
+        let _ = user_auth::Tokens::read(&answer);
+    }
+}
+
+/// What agents ask the daemon for from inside their turns.
+pub fn room(data: &[u8]) {
+    round::<room::Say>(data);
+    round::<room::Upload>(data);
+    round::<room::Notice>(data);
+    round::<room::Remember>(data);
+    if let Some(ask) = round::<room::Ask>(data) {
+        let _ = ask.look("rm_here");
+    }
+}
+
+/// What can be read can be written, and stays what it is.
+fn round<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) -> Option<T> {
+    let value: T = bellhop::json::from_slice(data).ok()?;
+    let text = bellhop::json::to_vec(&value).expect("what was read can be written");
+    assert_eq!(bellhop::json::from_slice(&text).ok().as_ref(), Some(&value));
+    Some(value)
+}
+
+/// What CLIs and their files say about models.
+pub fn catalogue(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for section in catalogue::toml::parse(&text) {
+        assert!(section.keys.iter().all(|(key, _)| section.get(key).is_some()));
+    }
+    let codex = catalogue::codex::models(&text).unwrap_or_default();
+    let _ = catalogue::codex::parameters(&codex, &text);
+    let _ = (catalogue::kimi::models(&text), catalogue::kimi::parameters(&text));
+    let _ = (catalogue::deepseek::models(&text), catalogue::deepseek::parameters(&text));
+    let _ = catalogue::claude::catalogue(&catalogue::claude::Settings::parse(&text), |_| None);
 }
 
 /// Output of an ACP agent: each line as a message, and its content as everything that it may have to be.
