@@ -12,7 +12,7 @@ use super::provision;
 use super::reload::Live;
 use super::restart;
 use super::{agent_files, agent_skills, set_route};
-use super::{hubs, parts};
+use super::{hubs, openclaw, runtimes};
 use crate::channel::botcord::credentials::{Credentials, file};
 use crate::config::load;
 use crate::crypto;
@@ -22,7 +22,6 @@ use crate::link::botcord_control::frame::{Frame, Handled, Refused, event};
 use crate::link::botcord_control::identity::{self, Patch, Patched};
 use crate::link::botcord_control::lanes::Duties;
 use crate::link::botcord_control::wake;
-use crate::runtime::{Probe, Registry};
 use crate::store::{self, RealDisk};
 use crate::thread;
 use crate::time::now_ms;
@@ -243,27 +242,19 @@ impl HubDuties {
         json!({"agents": agents})
     }
 
-    /// The runtimes of this machine, as the hub wants to know them.
+    /// The runtimes of this machine, as the hub wants to know them. Gateways that are new are used from now on.
     fn runtimes(&self) -> Value {
-        let config = load::load(&self.live.home.config()).unwrap_or_default();
-        let registry = Registry::new(parts::runtime_settings(&self.live.home, &config));
-        let row = |probe: &Probe| {
-            let mut row = json!({"id": probe.descriptor.id, "available": probe.path.is_some()});
-            if let Some(version) = &probe.version {
-                row["version"] = version.clone().into();
-            }
-            if let Some(path) = &probe.path {
-                row["path"] = path.display().to_string().into();
-            }
-            row
-        };
-        let runtimes: Vec<Value> = registry.probe().iter().map(row).collect();
-        json!({
-            "probedAt": now_ms(),
-            "daemonVersion": concat!("bellhop/", env!("CARGO_PKG_VERSION")),
-            "hubControlTrustKeyFingerprints": self.live.link.fingerprints(),
-            "runtimes": runtimes,
-        })
+        let live = &self.live;
+        let before = load::load(&live.home.config()).unwrap_or_default();
+        let config = openclaw::refresh(&live.home, before.clone());
+        if config.document != before.document
+            && let Err(error) = live.reload()
+        {
+            log::warn!("control.not_reloaded error={error:?}");
+        }
+        let mut snapshot = runtimes::snapshot(&live.home, &config, &live.engine.status().breakers);
+        snapshot["hubControlTrustKeyFingerprints"] = json!(live.link.fingerprints());
+        snapshot
     }
 
     /// Tells the hub of them, on a thread of its own: the programs are asked for their versions.

@@ -1,11 +1,53 @@
-//! What the command line shows of the runtimes.
+//! What the command line shows of the runtimes, and what hubs are told of them.
+
+use serde_json::{Value, json};
 
 use super::{openclaw, parts};
 use crate::cli::host::{LoginCheck, RuntimeRow, Wanted};
 use crate::config::{Config, Home};
+use crate::engine::breaker::BreakerState;
+use crate::engine::now_ms;
+use crate::json;
 use crate::runtime::catalogue::{self, Catalogue, Installed};
 use crate::runtime::{self, hermes};
 use crate::runtime::{Probe, Registry, RuntimeSettings, environ, login};
+
+/// Most breakers of one runtime that are told.
+const BREAKERS: usize = 32;
+
+/// The runtimes of this machine, as the hub wants to know them. Everything is asked at once; it takes as long as the
+/// slowest program or gateway, each of which has a limit of a few seconds.
+pub(super) fn snapshot(home: &Home, config: &Config, breakers: &[BreakerState]) -> Value {
+    let rows = rows(home, config, Wanted { models: true, places: true, login: LoginCheck::None });
+    let runtimes: Vec<Value> = rows.iter().map(|row| entry(row, breakers)).collect();
+    json!({
+        "probedAt": now_ms(),
+        "daemonVersion": concat!("bellhop/", env!("CARGO_PKG_VERSION")),
+        "runtimes": runtimes,
+    })
+}
+
+fn entry(row: &RuntimeRow, breakers: &[BreakerState]) -> Value {
+    let mut entry = json!({"id": row.id, "available": row.ok});
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            entry[key] = value;
+        }
+    };
+    put("version", row.version.clone().map(Value::from));
+    put("path", row.path.clone().map(Value::from));
+    let listed =
+        |list: Result<Value, json::Error>| list.ok().filter(|list| list.as_array().is_some_and(|l| !l.is_empty()));
+    if row.ok {
+        put("models", listed(json::to_value(&row.catalogue.models)));
+        put("parameters", listed(json::to_value(&row.catalogue.parameters)));
+        put("profiles", listed(Ok(row.profiles.clone().into())));
+    }
+    put("endpoints", listed(Ok(row.endpoints.clone().into())));
+    let open: Vec<&BreakerState> = breakers.iter().filter(|b| b.runtime == row.id).take(BREAKERS).collect();
+    put("health", listed(json::to_value(&open)).map(|open| json!({"circuitBreakers": open})));
+    entry
+}
 
 /// One row for each registered runtime.
 pub(super) fn rows(home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
@@ -24,22 +66,20 @@ pub(super) fn rows(home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeR
         ..RuntimeRow::default()
     };
     let mut rows: Vec<RuntimeRow> = probes.iter().map(row).collect();
-    if wanted.models {
-        std::thread::scope(|scope| {
-            for (row, probe) in rows.iter_mut().zip(&probes) {
-                scope.spawn(move || row.catalogue = catalogue(probe, settings));
-            }
-        });
-    }
-    if wanted.places {
-        for row in &mut rows {
-            match row.id.as_str() {
-                hermes::ID => row.profiles = openclaw::hermes_profiles(home, config),
-                runtime::openclaw::ID => row.endpoints = openclaw::endpoints(home, config),
-                _ => {}
-            }
+    std::thread::scope(|scope| {
+        for (row, probe) in rows.iter_mut().zip(&probes) {
+            scope.spawn(move || {
+                if wanted.models {
+                    row.catalogue = catalogue(probe, settings);
+                }
+                match row.id.as_str() {
+                    hermes::ID if wanted.places => row.profiles = openclaw::hermes_profiles(home, config),
+                    runtime::openclaw::ID if wanted.places => row.endpoints = openclaw::endpoints(home, config),
+                    _ => {}
+                }
+            });
         }
-    }
+    });
     if wanted.login != LoginCheck::None {
         for (row, probe) in rows.iter_mut().zip(&probes) {
             row.notes = login::notes(probe, settings, wanted.login == LoginCheck::Turn);
