@@ -493,6 +493,8 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("GLIBC_TUNABLES", "Where it is not set, the daemon starts with a value of its own that keeps memory small."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
     ("BOTCORD_INSTALL_TOKEN", "An install ticket of a hub, for start."),
+    ("BOTCORD_GATEWAY_MAX_RESUME_TURNS", "In place of rotation.maxTurns of the configuration."),
+    ("BOTCORD_GATEWAY_MAX_RESUME_INPUT_TOKENS", "In place of rotation.maxInputTokens of the configuration."),
     ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),
     ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd: it is told when the daemon is ready, and that it lives."),
     ("NO_COLOR", "If set to anything but the empty string: no colours."),

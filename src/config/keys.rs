@@ -203,12 +203,17 @@ pub const KEYS: &[Key] = &[
         "How runtimes that know both get the prompt. Arguments can be read by every user of the machine.",
     ),
     key("rotation", "object", "", "When a runtime session is left behind for a fresh one."),
-    key("rotation.maxTurns", "number, 1 to 100000", "25", "After so many turns."),
+    key(
+        "rotation.maxTurns",
+        "number, 0 to 100000",
+        "25",
+        "After so many turns. 0: whatever their number. BOTCORD_GATEWAY_MAX_RESUME_TURNS overrides it.",
+    ),
     key(
         "rotation.maxInputTokens",
-        "number, 1000 to 100000000",
+        "number, 0 to 100000000",
         "160000",
-        "Or when a prompt has reached so many tokens.",
+        "Or when a prompt has reached so many tokens. 0: however long it is. BOTCORD_GATEWAY_MAX_RESUME_INPUT_TOKENS overrides it.",
     ),
     key(
         "claudeWarmSeconds",

@@ -135,8 +135,8 @@ fn settings(root: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) {
     config.prompt_via = root.word("promptVia", &ways, to).unwrap_or_default();
     if let Some(rotation) = root.get("rotation") {
         rotation.object(to);
-        let turns = rotation.number("maxTurns", 1..=100_000, to);
-        let tokens = rotation.number("maxInputTokens", 1_000..=100_000_000, to);
+        let turns = rotation.number("maxTurns", 0..=100_000, to);
+        let tokens = rotation.number("maxInputTokens", 0..=100_000_000, to);
         config.rotation.max_turns = turns.unwrap_or(default.rotation.max_turns);
         config.rotation.max_input_tokens = tokens.unwrap_or(default.rotation.max_input_tokens);
     }

@@ -258,6 +258,16 @@ impl Config {
         }
     }
 
+    /// When a session is left for a fresh one. Variables come before the file.
+    pub fn rotation(&self) -> Rotation {
+        let limit = |name: &str| limit(std::env::var(name).ok().as_deref());
+        Rotation {
+            max_turns: limit("BOTCORD_GATEWAY_MAX_RESUME_TURNS").unwrap_or(self.rotation.max_turns),
+            max_input_tokens: limit("BOTCORD_GATEWAY_MAX_RESUME_INPUT_TOKENS")
+                .unwrap_or(self.rotation.max_input_tokens),
+        }
+    }
+
     /// Ids of all agents that are named, local ones first.
     pub fn agent_ids(&self) -> Vec<&str> {
         self.local_agents.iter().map(|a| a.name.as_str()).chain(self.agents.iter().map(String::as_str)).collect()
@@ -277,5 +287,30 @@ impl Config {
     pub fn runtime_ids(&self) -> Vec<String> {
         let acp = self.acp_runtimes.iter().map(|r| format!("acp:{}", r.name));
         RUNTIMES.iter().map(|id| (*id).to_owned()).chain(acp).collect()
+    }
+}
+
+/// A limit that a variable sets: a number of at least 0, of which the whole part counts. Anything else sets none.
+fn limit(text: Option<&str>) -> Option<u64> {
+    let number: f64 = text?.trim().parse().ok()?;
+    (number.is_finite() && number >= 0.0).then_some(number as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_variable_sets_a_limit_only_with_a_number() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            (" 7.9 ", Some(7)),
+            ("1e3", Some(1_000)),
+            ("", None),
+            ("-1", None),
+            ("inf", None),
+            ("x", None),
+        ] {
+            assert_eq!(super::limit(Some(text)), expected, "{text}");
+        }
+        assert_eq!(super::limit(None), None);
     }
 }

@@ -74,6 +74,7 @@ fn homes(home: &Home) -> Homes {
 }
 
 fn settings(home: &Home, config: &Config) -> Settings {
+    let rotation = config.rotation();
     Settings {
         max_turns: config.max_concurrent_turns,
         turn_limit: config.turn_timeout,
@@ -86,7 +87,7 @@ fn settings(home: &Home, config: &Config) -> Settings {
         },
         silent_after: config.silent_turn,
         fuse: FuseLimits { max_bot_turns_in_a_row: config.max_bot_turns_in_a_row, ..FuseLimits::default() },
-        rotation: Rotation { turns: config.rotation.max_turns, tokens: config.rotation.max_input_tokens },
+        rotation: Rotation { turns: rotation.max_turns, tokens: rotation.max_input_tokens },
         verbose_blocks: std::env::var("BOTCORD_TRANSCRIPT_BLOCKS").as_deref() == Ok("verbose")
             || std::env::var("BOTCORD_TRACE_VERBOSE").as_deref() == Ok("1"),
         // So that `bellhop` inside a turn finds this daemon.
