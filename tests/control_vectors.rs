@@ -1,11 +1,16 @@
 //! Vectors of the control link: frames and their checks, login, addresses.
 
+#[path = "support/hub_control/checks.rs"]
+mod checks;
 mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
 
 use bellhop::crypto::sign::SigningKey;
+use bellhop::engine::gate::Policy;
+use bellhop::engine::policy::{Policies, PolicySource, RETRY_MS};
 use bellhop::link::botcord_control::connection::socket_url;
 use bellhop::link::botcord_control::frame::{Frame, Handled, Incoming, Refused, read};
 use bellhop::link::botcord_control::gate::{Gate, Step};
@@ -68,6 +73,7 @@ fn seed(n: usize) -> Vec<u8> {
 #[test]
 fn frames_are_checked_as_the_vectors_say() {
     let wanted = ["keypair", "canonical", "canonical_text", "verify", "inbound", "close", "backoff"];
+    // The daemon's own tests have `dispatch`; the others are below, and with what they are about.
     let elsewhere = [
         "dispatch",
         "cloud_inbound",
@@ -98,6 +104,101 @@ fn frames_are_checked_as_the_vectors_say() {
             let delays: Vec<u64> = (0..input["attempts"].as_u64().unwrap() as usize).map(delay).collect();
             json!({"delays_ms": delays})
         }
+    });
+}
+
+/// What a hub says of policies, and what it was asked.
+struct Far {
+    general: Value,
+    effective: Option<Value>,
+    asked: Mutex<Vec<Value>>,
+}
+
+impl PolicySource for Far {
+    fn fetch(&self, agent: &str, conversation: Option<&str>) -> Result<Option<Policy>, String> {
+        let (call, told) = match conversation {
+            Some(room) => (json!(["effective", agent, room]), self.effective.as_ref().and_then(|all| all.get(room))),
+            None => (json!(["global", agent]), Some(&self.general)),
+        };
+        self.asked.lock().unwrap().push(call);
+        match told {
+            Some(Value::String(_)) => Err("the hub cannot be asked".into()),
+            told => Ok(told.filter(|policy| policy.is_object()).map(Policy::from_wire)),
+        }
+    }
+
+    fn per_conversation(&self) -> bool {
+        self.effective.is_some()
+    }
+}
+
+#[test]
+fn policies_are_found_as_the_vectors_say() {
+    let elsewhere = [
+        "keypair",
+        "canonical",
+        "canonical_text",
+        "verify",
+        "inbound",
+        "close",
+        "backoff",
+        "dispatch",
+        "cloud_inbound",
+        "settle",
+        "hub_validate_runtime_snapshot",
+        "hub_validate_agent_skill_snapshot",
+    ];
+    compare(cases("control-frames", &["policy"], &elsewhere), |_, input| {
+        let effective = input.get("fetch_effective").cloned();
+        let far = Far { general: input["fetch_global"].clone(), effective, asked: Mutex::default() };
+        let policies = Policies::default();
+        let (mut now, mut resolved) = (1_800_000_000_000, Vec::new());
+        for step in input["steps"].as_array().unwrap() {
+            let (word, of) = step.as_object().unwrap().iter().next().unwrap();
+            let (agent, room) = (of["agent"].as_str().unwrap_or_default(), of["room"].as_str());
+            match word.as_str() {
+                // No room is like one of which nothing is said.
+                "resolve" => resolved.push(policies.resolve(&far, agent, room.unwrap_or(""), now)),
+                "put" => policies.cache().put(agent, room, Policy::from_wire(&of["policy"]), now),
+                "invalidate" => policies.cache().invalidate(agent, room),
+                "advance_ms" => now += of.as_i64().unwrap(),
+                other => panic!("nothing knows the step {other:?}"),
+            }
+            // A hub that could not be asked has half a minute of rest; the vectors ask on.
+            if far.general.is_string() {
+                now += RETRY_MS;
+            }
+        }
+        json!({"resolved": resolved, "fetches": *far.asked.lock().unwrap()})
+    });
+}
+
+#[test]
+fn the_hub_of_the_tests_takes_what_the_vectors_take() {
+    let elsewhere = [
+        "keypair",
+        "canonical",
+        "canonical_text",
+        "verify",
+        "inbound",
+        "close",
+        "backoff",
+        "dispatch",
+        "cloud_inbound",
+        "settle",
+        "policy",
+    ];
+    let wanted = ["hub_validate_runtime_snapshot", "hub_validate_agent_skill_snapshot"];
+    compare(cases("control-frames", &wanted, &elsewhere), |_, input| {
+        let params = &input["params"];
+        let stored = if input["kind"] == wanted[0] {
+            checks::runtime_snapshot(params, 1_800_000_000_000).then(|| checks::stored_runtimes(params))
+        } else {
+            checks::skill_snapshot(params, 1_800_000_000_000).then(|| checks::stored_skills(params))
+        };
+        let mut found = stored.clone().unwrap_or_else(|| json!({}));
+        found["accepted"] = stored.is_some().into();
+        found
     });
 }
 
