@@ -5,8 +5,6 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
-
 use super::Context;
 use super::args::Parsed;
 use super::failure::Failure;
@@ -100,13 +98,8 @@ pub(super) fn first_configuration(args: &Parsed, context: &Context<'_>) -> Resul
         None => home_dir(),
     };
     edit::edit(&context.home, |document| {
-        if !agents.is_empty() {
-            document.insert("agents".into(), agents.clone().into());
-        }
-        let route = json!({"adapter": "claude-code", "cwd": cwd.display().to_string()});
-        document.insert("defaultRoute".into(), route);
-        document.insert("routes".into(), Value::Array(Vec::new()));
-        document.insert("streamBlocks".into(), true.into());
+        let named: Vec<String> = agents.iter().map(ToString::to_string).collect();
+        crate::config::agents::first(document, &named, &cwd.display().to_string());
     })?;
     say(&format!("wrote {}", path.display()))?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Hub agents in the document of the configuration: who is named, and how one is added and removed. Pure.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The agents that a document names, those of the old key after the others; each once, in the order of the file.
 pub fn named(document: &Map<String, Value>) -> Vec<String> {
@@ -12,6 +12,31 @@ pub fn named(document: &Map<String, Value>) -> Vec<String> {
         }
     }
     agents
+}
+
+/// The agents that a document configures: the list, if anything in it can be used, else the old key. Empty: whoever is
+/// found.
+pub fn configured(document: &Map<String, Value>) -> Vec<String> {
+    let mut listed = document.clone();
+    listed.remove("agentId");
+    let agents = named(&listed);
+    if agents.is_empty() { named(document) } else { agents }
+}
+
+/// The document of a first configuration.
+pub fn first(document: &mut Map<String, Value>, agents: &[String], cwd: &str) {
+    document.insert("defaultRoute".into(), json!({"adapter": "claude-code", "cwd": cwd}));
+    document.insert("routes".into(), json!([]));
+    document.insert("streamBlocks".into(), true.into());
+    let mut named: Vec<String> = Vec::new();
+    for id in agents.iter().filter(|id| !id.is_empty()) {
+        if !named.contains(id) {
+            named.push(id.clone());
+        }
+    }
+    if !named.is_empty() {
+        document.insert("agents".into(), named.into());
+    }
 }
 
 /// Names an agent. `loaded`: who has a channel at present. Naming the first one ends the search for files of credentials,

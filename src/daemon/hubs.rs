@@ -24,6 +24,7 @@ use crate::engine::Engine;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{Channel, ChannelNews, Exit, Lifecycle};
 use crate::engine::route::Route;
+use crate::link::botcord_control::user_auth;
 use crate::net::http::{Body, Http, Request};
 use crate::store::RealDisk;
 
@@ -128,13 +129,20 @@ pub(super) fn find(home: &Home, config: &Config) -> (Vec<Found>, Vec<String>) {
         return (Vec::new(), Vec::new());
     }
     let dir = config.credentials_dir.clone().unwrap_or_else(|| home.credentials_dir());
-    let (found, warnings) = discover::discover(&dir, None);
+    // The agents of another hub than the login's are none of this daemon's, unless the configuration says where all are.
+    let login = if config.hub.url.is_some() { None } else { login_hub(home) };
+    let (found, warnings) = discover::discover(&dir, login.as_deref());
     let found = found.into_iter().map(|f| Found {
         id: f.credentials.agent_id.clone(),
         path: f.path,
         credentials: Ok(f.credentials),
     });
     (found.collect(), warnings.iter().map(ToString::to_string).collect())
+}
+
+/// The hub that a person has logged this daemon in to.
+fn login_hub(home: &Home) -> Option<String> {
+    Some(user_auth::load(&home.daemon_dir().join("user-auth.json"), "").ok()??.hub_url)
 }
 
 /// The agents as the doctor sees them. Each hub is asked once.
