@@ -450,3 +450,61 @@ fn a_revocation_is_acknowledged_and_final() {
     let flag = home.path("daemon/auth-expired.flag");
     wait_for("the flag", || flag.exists());
 }
+
+#[test]
+fn skills_are_told_after_each_connect_until_the_hub_has_them() {
+    let mut hub = Hub::start();
+    let mut home = Home::new(&hub);
+    fs::create_dir_all(home.path("credentials")).unwrap();
+    fs::write(home.path("credentials/ag_1.json"), credentials(&hub, "ag_1", 3).to_string()).unwrap();
+    fs::set_permissions(home.path("credentials/ag_1.json"), fs::Permissions::from_mode(0o600)).unwrap();
+    home.start();
+    let names = |event: &Value| -> Vec<String> {
+        assert_eq!(event["params"]["agentId"], "ag_1");
+        let skills = event["params"]["skills"].as_array().unwrap();
+        skills.iter().map(|skill| skill["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut peer = hub.accept();
+    let told = names(&peer.event("agent_skill_snapshot"));
+    assert_eq!(told, ["botcord", "botcord-user-guide", "botcord_memory"]);
+    peer.close(1001);
+
+    // It was not answered, so it comes again.
+    let mut peer = hub.accept();
+    let again = peer.event("agent_skill_snapshot");
+    assert_eq!(names(&again), told);
+    peer.socket.send(Message::text(json!({"id": again["id"], "ok": true}).to_string())).unwrap();
+    assert_eq!(peer.done("ping", json!({}))["pong"], true);
+    peer.close(1001);
+
+    let mut peer = hub.accept();
+    peer.number = 10;
+    peer.event("runtime_snapshot");
+    let params = json!({"agentId": "ag_1", "manifest": {"name": "own", "description": "d"}});
+    let installed = peer.done("install_agent_skill", params);
+    assert_eq!(installed["snapshot"]["skills"].as_array().unwrap().len(), 4);
+    assert!(peer.events.iter().all(|event| event["type"] != "agent_skill_snapshot"), "{:?}", peer.events);
+    peer.close(1001);
+
+    let mut peer = hub.accept();
+    assert_eq!(names(&peer.event("agent_skill_snapshot")).last().unwrap(), "own");
+}
+
+#[test]
+fn a_wake_is_not_run_again_after_a_crash() {
+    let mut hub = Hub::start();
+    let mut home = Home::new(&hub);
+    fs::write(home.path("daemon/config.json"), r#"{"defaultRoute": {"adapter": "echo", "cwd": "/"}}"#).unwrap();
+    home.start();
+    let mut peer = hub.accept();
+    let provision = json!({"runtime": "echo", "credentials": credentials(&hub, "ag_1", 3)});
+    peer.done("provision_agent", provision);
+    let wake = |run: &str| json!({"agent_id": "ag_1", "message": "go", "run_id": run, "dedupe_key": "sch_1:1:auto"});
+    assert_eq!(peer.done("wake_agent", wake("run_1")), json!({"agent_id": "ag_1", "queued": true}));
+    home.kill();
+    home.start();
+    let mut peer = hub.accept();
+    peer.number = 10;
+    let again = peer.done("wake_agent", wake("run_2"));
+    assert_eq!(again, json!({"agent_id": "ag_1", "queued": true, "duplicate": true}));
+}

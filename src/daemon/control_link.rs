@@ -110,7 +110,7 @@ impl ControlLink {
         };
         let keys = (ring(&live.started_with), requires_signed(&live.started_with));
         let duties = Arc::new(HubDuties::new(Arc::clone(live)));
-        let on_connect = Arc::clone(&duties);
+        let (on_connect, on_kept) = (Arc::clone(&duties), Arc::clone(&duties));
         let (link, runner) = connection::prepare(Parts {
             gate: Gate::new(keys.0.clone(), keys.1, replay),
             session: Arc::clone(&session),
@@ -118,6 +118,7 @@ impl ControlLink {
             path: PATH,
             timing: Timing::default(),
             connected: Box::new(move |link| on_connect.tell_runtimes(link)),
+            kept: Box::new(move |event| on_kept.kept(event)),
             changed: Box::new(move || poke.poke()),
             config: live.home.config(),
         })?;

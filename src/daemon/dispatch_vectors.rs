@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value, json};
@@ -18,6 +17,7 @@ use super::hubs::Hubs;
 use super::parts;
 use super::reload::Live;
 use super::rooms::Rooms;
+use super::vectors::{self, in_home, list, members, strings};
 use crate::channel::botcord::credentials::Credentials;
 use crate::config::{Config, Home, load};
 use crate::crypto::sign::SigningKey;
@@ -31,8 +31,7 @@ use crate::link::botcord_control::identity::NO_BIO;
 use crate::link::botcord_control::lanes::Duties;
 use crate::message::document;
 use crate::serve::follow::Follow;
-use crate::store::RealDisk;
-use crate::store::tests::TempDir;
+use crate::store::{Disk, RealDisk};
 use crate::time::now_ms;
 
 /// Types of frames that this daemon does not know; cases with them are passed over.
@@ -50,32 +49,14 @@ const UNKNOWN: &[&str] = &[
 ];
 /// The clock of the vectors.
 const NOW: i64 = 1_800_000_000_000;
-/// Set in the process that runs the cases: where they may write.
-const PLACE: &str = "BELLHOP_VECTORS_PLACE";
 
 #[test]
 fn frames_are_carried_out_as_the_vectors_say() {
-    if let Some(place) = std::env::var_os(PLACE) {
-        return run_all(Path::new(&place));
-    }
-    let dir = TempDir::new();
-    let place = fs::canonicalize(&dir.0).unwrap();
-    let test = "daemon::dispatch_vectors::frames_are_carried_out_as_the_vectors_say";
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env_clear()
-        .env("HOME", place.join("h"))
-        .env("PATH", "")
-        .env(PLACE, &place)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    vectors::apart("daemon::dispatch_vectors::frames_are_carried_out_as_the_vectors_say", run_all);
 }
 
 fn run_all(place: &Path) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/control-frames.json");
-    let cases: Vec<Value> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let cases = vectors::cases("control-frames.json");
     let home = place.join("h");
     let (mut failed, mut run) = (Vec::new(), 0);
     let mut passed_over = BTreeSet::new();
@@ -109,23 +90,6 @@ fn run_all(place: &Path) {
     eprintln!("{run} cases; passed over for {passed_over:?}");
 }
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn strings(value: &Value) -> Vec<String> {
-    list(value).iter().map(|text| text.as_str().unwrap().to_owned()).collect()
-}
-
-fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flatten()
-}
-
-/// `$HOME` replaced.
-fn in_home(value: &Value, home: &Path) -> Value {
-    serde_json::from_str(&value.to_string().replace("$HOME", &home.display().to_string())).unwrap()
-}
-
 /// A channel of somebody else.
 struct Foreign(String);
 
@@ -145,16 +109,21 @@ impl Lifecycle for Foreign {
 }
 
 /// A daemon as a case begins with it.
-struct Setup {
-    home: Home,
-    live: Arc<Live>,
-    duties: HubDuties,
+pub(super) struct Setup {
+    pub(super) home: Home,
+    pub(super) live: Arc<Live>,
+    pub(super) duties: HubDuties,
     journal: Journal,
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 impl Setup {
     fn of(setup: &Value, user_home: &Path) -> Self {
+        Self::on(setup, user_home, Arc::new(RealDisk))
+    }
+
+    /// With a disk for what is provisioned.
+    pub(super) fn on(setup: &Value, user_home: &Path, disk: Arc<dyn Disk>) -> Self {
         let home = Home::at(user_home.join(".botcord")).unwrap();
         home.prepare().unwrap();
         if setup["config"].is_object() {
@@ -203,7 +172,7 @@ impl Setup {
             hubs,
             agents: names.agents,
             started_with: config.document,
-            disk: Arc::new(RealDisk),
+            disk,
             register: Box::new(|hub, name, _| Ok(registered(hub, name))),
             provisioning: Mutex::default(),
             reloading: Mutex::new(()),
@@ -277,6 +246,8 @@ fn run_case(input: &Value, expected: &Value, user_home: &Path) -> Vec<Compared> 
     let began = now_ms();
     let acks: Vec<Value> = list(&input["frames"]).iter().map(|frame| ack(&setup, frame, began)).collect();
     let now_config = setup.config();
+    // What the file says of routes holds already.
+    assert_eq!(setup.engine.routes().user, load::load(&setup.home.config()).unwrap().routes);
     let mut found = Vec::new();
     let mut compare = |what: &'static str, value: Value| found.push((what, expected[what].clone(), value));
     compare("acks", Value::from(acks));

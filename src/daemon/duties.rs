@@ -1,9 +1,9 @@
 //! What the hub's frames ask of the daemon.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use super::bound::Bound;
 use super::provision;
 use super::reload::Live;
 use super::restart;
+use super::wakes::Wakes;
 use super::{agent_files, agent_skills, set_route};
 use super::{hubs, openclaw, runtimes};
 use crate::channel::botcord::credentials::{Credentials, file};
@@ -26,10 +27,6 @@ use crate::store::{self, RealDisk};
 use crate::thread;
 use crate::time::now_ms;
 
-/// Wakes that are remembered, so that a repetition is not run again.
-const WAKES: usize = 4_096;
-/// How long, in milliseconds.
-const WAKES_AGE_MS: i64 = 24 * 3_600_000;
 /// Stack of the thread that asks for versions.
 const PROBE_STACK: usize = 512 * 1024;
 /// Longest `identity.md` that is changed, in bytes.
@@ -38,8 +35,19 @@ const IDENTITY_LIMIT: u64 = 1 << 20;
 /// Carries frames out.
 pub(super) struct HubDuties {
     pub(super) live: Arc<Live>,
-    /// Keys of wakes and when they came, oldest first.
-    wakes: Mutex<VecDeque<(i64, String)>>,
+    /// What has been woken already.
+    wakes: Mutex<Wakes>,
+    /// What the hub was told of the skills of each agent.
+    skills: Mutex<HashMap<String, SkillsTold>>,
+}
+
+/// An event about an agent's skills.
+struct SkillsTold {
+    event: String,
+    /// Of what was told.
+    digest: String,
+    /// The hub has it.
+    kept: bool,
 }
 
 impl Duties for HubDuties {
@@ -74,7 +82,8 @@ impl Duties for HubDuties {
 
 impl HubDuties {
     pub(super) fn new(live: Arc<Live>) -> Self {
-        Self { live, wakes: Mutex::default() }
+        let wakes = Wakes::open(live.home.daemon_dir().join("wakes.jsonl"), now_ms());
+        Self { live, wakes: Mutex::new(wakes), skills: Mutex::default() }
     }
 
     fn hello(&self, params: &Value) -> Value {
@@ -263,10 +272,42 @@ impl HubDuties {
         let told = thread::spawn_sized("control:probe", PROBE_STACK, move || {
             let event = event("rt", "runtime_snapshot", now_ms(), crypto::random(), Some(duties.runtimes()));
             link.tell("runtime_snapshot", event);
+            duties.tell_skills(&link);
         });
         if let Err(e) = told {
             log::warn!("control.no_snapshot error={e}");
         }
+    }
+
+    /// Tells the hub of the skills of each agent, unless it has kept the same before.
+    fn tell_skills(&self, link: &Link) {
+        let loaded = self.live.hubs.ids();
+        self.skills().retain(|agent, _| loaded.contains(agent));
+        for agent in loaded {
+            let Ok(bound) = self.loaded(&agent) else { continue };
+            let place = SkillPlace::of(self, &bound);
+            let now = now_ms();
+            let skills = agent_skills::snapshot(&place.owner(&self.live, &bound), now);
+            let digest = crypto::sha256_hex(json!([skills["runtime"], skills["skills"]]).to_string().as_bytes());
+            if self.skills().get(&agent).is_some_and(|told| told.kept && told.digest == digest) {
+                continue;
+            }
+            let event = event("skill", "agent_skill_snapshot", now, crypto::random(), Some(skills));
+            let id = event["id"].as_str().unwrap_or_default().to_owned();
+            self.skills().insert(agent.clone(), SkillsTold { event: id, digest, kept: false });
+            link.tell(&format!("agent_skill_snapshot {agent}"), event);
+        }
+    }
+
+    /// The hub has kept an event.
+    pub(super) fn kept(&self, event: &str) {
+        if let Some(told) = self.skills().values_mut().find(|told| told.event == event) {
+            told.kept = true;
+        }
+    }
+
+    fn skills(&self) -> MutexGuard<'_, HashMap<String, SkillsTold>> {
+        self.skills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn policy_updated(&self, params: &Value) -> Result<Value, Refused> {
@@ -284,16 +325,13 @@ impl HubDuties {
         let mut done = json!({"agent_id": wake.agent, "queued": true});
         // Held until the journal has it: a repetition that comes meanwhile waits.
         let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
-        while wakes.front().is_some_and(|(at, _)| *at < now - WAKES_AGE_MS) || wakes.len() > WAKES {
-            wakes.pop_front();
-        }
         let key = format!("{}\n{}", wake.agent, wake.dedupe_key);
-        if wakes.iter().any(|(_, known)| *known == key) {
+        if wakes.knows(&key, now) {
             done["duplicate"] = true.into();
             return Ok(done);
         }
         provision::accept(&self.live.engine, wake.message)?;
-        wakes.push_back((now, key));
+        wakes.add(key, now);
         Ok(done)
     }
 }

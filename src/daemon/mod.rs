@@ -11,6 +11,8 @@ mod bindings;
 mod bound;
 pub mod channels;
 mod commands;
+#[cfg(test)]
+mod config_vectors;
 mod control;
 mod control_link;
 #[cfg(test)]
@@ -26,6 +28,8 @@ mod notify;
 mod openclaw;
 mod parts;
 mod provision;
+#[cfg(test)]
+mod provision_crash;
 mod provision_journal;
 mod queue;
 mod reload;
@@ -37,6 +41,9 @@ mod set_route;
 mod signals;
 mod snapshot;
 mod speaking;
+#[cfg(test)]
+mod vectors;
+mod wakes;
 mod watch;
 
 use std::fs::File;

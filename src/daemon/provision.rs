@@ -306,6 +306,9 @@ fn install(
     wanted: &Wanted,
 ) -> Result<(), String> {
     let (home, agent) = (&live.home, checked.agent_id.as_str());
+    if Before::unfinished(home, &*live.disk).is_some_and(|left| left.undo(home, &live.disk).is_err()) {
+        return Err("what an earlier frame has left cannot be put back".into());
+    }
     let text = read(&home.credentials(agent))?;
     let before = Before {
         agent: agent.to_owned(),
@@ -313,7 +316,11 @@ fn install(
         configured: config.file.is_some(),
         credentials: text,
     };
-    before.begin(home, &*live.disk)?;
+    if let Err(e) = before.begin(home, &*live.disk) {
+        // Half written it would undo at the next start what others do until then.
+        let _ = Before::end(home, &*live.disk);
+        return Err(e);
+    }
     let done = write(live, config, document, checked, wanted).and_then(|()| {
         let identity = |text: &str| {
             let c = credentials::parse(text).ok()?;
@@ -331,12 +338,12 @@ fn install(
         }
     });
     let Err(why) = done else { return Ok(()) };
-    match before.undo(home, &live.disk) {
+    // What has failed once may be well the next time; whatever is left, the next frame or start puts back.
+    match before.undo(home, &live.disk).or_else(|_| before.undo(home, &live.disk)) {
         Ok(()) => {
             live.hubs.reconnect(agent);
             let _ = live.reload();
         }
-        // The next start tries again.
         Err(e) => log::error!("control.rollback_failed agent={agent} error={e:?}"),
     }
     Err(why)

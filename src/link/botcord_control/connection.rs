@@ -103,6 +103,8 @@ pub struct Parts {
     pub timing: Timing,
     /// Called after every connect, on the link's thread; is quick.
     pub connected: Box<dyn Fn(&Link) + Send>,
+    /// Called on the link's thread with the id of each event that the hub has taken; is quick.
+    pub kept: Box<dyn Fn(&str) + Send>,
     /// Called on any thread when [`Link::state`] has changed; is quick.
     pub changed: Box<dyn Fn() + Send + Sync>,
     /// Says where the keys came from, for the warning that there are none.
@@ -184,6 +186,7 @@ pub fn prepare(parts: Parts) -> std::io::Result<(Link, Runner)> {
         path: parts.path,
         machine: Machine::new(parts.timing),
         connected: parts.connected,
+        kept: parts.kept,
         config: parts.config,
         socket: None,
         renewing: false,
@@ -202,6 +205,7 @@ pub struct Runner {
     path: &'static str,
     machine: Machine,
     connected: Box<dyn Fn(&Link) + Send>,
+    kept: Box<dyn Fn(&str) + Send>,
     config: PathBuf,
     socket: Option<Socket>,
     /// A thread renews the login.
@@ -336,7 +340,7 @@ impl Runner {
         self.gate.skew_ms = self.session.skew_ms();
         match self.gate.take(text, now_ms()) {
             Step::Drop(why) => log::warn!("control.frame_dropped reason={why:?}"),
-            Step::Answered { refused: None, .. } => {}
+            Step::Answered { id, refused: None } => (self.kept)(&id),
             Step::Answered { id, refused: Some(code) } => {
                 log::warn!(
                     "control.event_refused id={:?} code={:?}",
