@@ -125,7 +125,7 @@ fn an_inbox_that_is_too_long_is_read_in_pieces() {
     let seen = asked.clone();
     let (url, _, thread) = heard_server(move |stream, head| {
         let limit = head.split("limit=").nth(1).and_then(|l| l.split('&').next()).unwrap().to_owned();
-        let length = if limit == "1" || seen.lock().unwrap().len() > 2 { 0 } else { 17 << 20 };
+        let length = if limit == "1" || seen.lock().unwrap().len() > 2 { 0 } else { 33 << 20 };
         seen.lock().unwrap().push(limit);
         let body = format!("{{\"messages\":[],\"x\":\"{}\"}}", "x".repeat(length));
         let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -134,7 +134,7 @@ fn an_inbox_that_is_too_long_is_read_in_pieces() {
     let api = asking(&url);
     let results: Vec<bool> = (0..9).map(|_| api.poll(Duration::ZERO).is_ok()).collect();
     assert_eq!(results, [false, false, true, true, true, true, true, true, true]);
-    assert_eq!(*asked.lock().unwrap(), ["50", "7", "1", "2", "4", "8", "16", "32", "50"]);
+    assert_eq!(*asked.lock().unwrap(), ["50", "7", "1", "1", "1", "1", "1", "1", "1"], "it may come back");
     end(&url, thread);
 }
 

@@ -3,9 +3,8 @@
 
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,13 +12,14 @@ use super::credentials::{Credentials, CredentialsFile};
 use super::envelope::{self, Draft, Signer};
 use super::error::{ApiError, Refusal, Terminal};
 use super::exchange::{self, Call, Exchange, Identity, Payload};
+use super::page::Page;
 use super::request::Rules;
 use super::wire::{AttentionPolicy, Download, InboxPage, Room, RoomMessages, SendAnswer, SentState, Topic, Upload};
 use crate::crypto;
 use crate::net::http::Http;
 use crate::net::url;
 
-/// Messages of one answer of the inbox.
+/// Messages of a room in one answer.
 const PAGE: usize = 50;
 /// Limit of what shows that somebody is at work.
 const LIVE_LIMIT: Duration = Duration::from_secs(10);
@@ -60,7 +60,8 @@ pub struct Api {
     display_name: RwLock<Option<String>>,
     file: Option<CredentialsFile>,
     /// Messages that are asked for at once.
-    page: AtomicUsize,
+    page: Mutex<Page>,
+    began: Instant,
 }
 
 impl Api {
@@ -69,7 +70,7 @@ impl Api {
     pub fn new(credentials: Credentials, file: Option<CredentialsFile>, http: Arc<Http>) -> io::Result<Self> {
         let display_name = RwLock::new(credentials.display_name.clone());
         let hub = Exchange::new(Identity::of(credentials), file.clone(), http)?;
-        Ok(Self { hub, display_name, file, page: AtomicUsize::new(PAGE) })
+        Ok(Self { hub, display_name, file, page: Mutex::default(), began: Instant::now() })
     }
 
     /// The agent.
@@ -138,23 +139,23 @@ impl Api {
     }
 
     /// Takes up to 50 messages under lease; waits so long for the first one, at most 30 s. After an answer of more than
-    /// 16 MiB, which is an error, the next ones ask for fewer.
+    /// 32 MiB, which is an error, the next ones ask for fewer; a single message may have 64 MiB.
     pub fn poll(&self, wait: Duration) -> Result<InboxPage, ApiError> {
         let wait = wait.as_secs().min(POLL_MAX);
-        let page = self.page.load(Ordering::Relaxed);
-        let mut path = format!("/hub/inbox?limit={page}&ack=false");
+        let page = *self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut path = format!("/hub/inbox?limit={}&ack=false", page.size());
         if wait > 0 {
             path.push_str(&format!("&timeout={wait}"));
         }
         let limit = if wait > 0 { Duration::from_secs(wait) + POLL_EXTRA } else { LIMIT };
-        let result = self.hub.ask_bytes(&Call::get(&path).rules(Rules::INBOX).limit(limit).claimed());
-        // What was too much comes again after its lease; until then the others are asked for, fewer at a time.
-        let next = match &result {
-            Ok(_) => (page * 2).min(PAGE),
-            Err(ApiError::Answer(exchange::TOO_LONG)) => (page / 7).max(1),
+        let call = Call::get(&path).rules(Rules::INBOX).limit(limit).claimed();
+        let result = self.hub.ask_bytes(&Call { most: page.limit(), ..call });
+        let now = self.began.elapsed().as_millis() as i64;
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = match &result {
+            Ok(_) => page.was_read(now),
+            Err(ApiError::Answer(exchange::TOO_LONG)) => page.was_too_long(now),
             Err(_) => page,
         };
-        self.page.store(next, Ordering::Relaxed);
         InboxPage::read(&result?).ok_or(ApiError::Answer("an inbox without messages"))
     }
 

@@ -27,7 +27,9 @@ use crate::time;
 /// How much is read of the body of an error.
 const ERROR_LIMIT: u64 = 64 << 10;
 /// Longest body of an answer. An inbox that is longer is asked for fewer messages.
-const BODY_LIMIT: u64 = 16 << 20;
+pub const BODY_LIMIT: u64 = 32 << 20;
+/// The same for a single message, which holds what was said twice.
+pub const LARGE_LIMIT: u64 = 64 << 20;
 /// What is said of a longer one.
 pub const TOO_LONG: &str = "it is too long";
 /// Limit of a refresh.
@@ -83,6 +85,8 @@ pub struct Call<'a> {
     pub rules: Rules,
     /// For each attempt.
     pub limit: Duration,
+    /// Longest body of the answer.
+    pub most: u64,
     /// Whether it says who asks.
     pub bearer: bool,
     /// Whether the hub does it only for agents that somebody has claimed.
@@ -93,7 +97,7 @@ impl<'a> Call<'a> {
     /// A look-up.
     pub fn get(path: &'a str) -> Self {
         let (payload, rules, limit) = (Payload::None, Rules::IDEMPOTENT, Duration::from_secs(30));
-        Self { method: "GET", path, payload, rules, limit, bearer: true, claimed: false }
+        Self { method: "GET", path, payload, rules, limit, most: BODY_LIMIT, bearer: true, claimed: false }
     }
 
     /// A document that is posted.
@@ -250,7 +254,7 @@ impl Exchange {
         headers.extend(kind.map(|k| ("content-type", k)));
         let request = Request { method: call.method, url: &address, headers: &headers, body, limit: call.limit };
         let mut bytes = Vec::new();
-        self.send(request, &mut |_, body| read_all(body, BODY_LIMIT, &mut bytes))?;
+        self.send(request, &mut |_, body| read_all(body, call.most, &mut bytes))?;
         Ok(bytes)
     }
 

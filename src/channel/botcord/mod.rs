@@ -4,7 +4,7 @@
 //! - [`socket`], [`connection`]: when and how the hub is connected to. - [`hub`]: what they need of it.
 //! - [`credentials`]: who an agent is. - [`api`]: every request to a hub, with [`exchange`], [`wire`], [`salvage`],
 //!   [`error`] and [`envelope`]. [`registry`]: how an agent becomes one.
-//! - [`request`], [`token`], [`refusal`], [`pace`]: retries, tokens, the end of them, and limits.
+//! - [`request`], [`token`], [`refusal`], [`pace`], [`page`]: retries, tokens, the end of them, and limits.
 //! - [`voice`]: what the agent lets its hub know. Of that [`send`], with [`payload`], [`outcome`] and [`files`], is what it
 //!   says; [`live`], with [`stream_block`], [`tool_event`], [`block_size`] and [`typing_budget`], what it is seen doing,
 //!   until the [`ends`]. [`rooms`], [`policy`], [`contacts`], [`prefetch`],
@@ -32,6 +32,7 @@ pub mod live;
 pub mod normalise;
 pub mod outcome;
 pub mod pace;
+pub mod page;
 pub mod payload;
 pub mod policy;
 pub mod prefetch;
