@@ -15,6 +15,8 @@ pub struct Timing {
     pub ping: Duration,
     /// Longest silence of the hub (60 s).
     pub silence: Duration,
+    /// Longest silence after a sign of life of ours, which a hub answers at once (25 s).
+    pub pong: Duration,
     /// Between two looks into the inbox while the socket is up; zero: only when woken (30 s).
     pub poll: Duration,
     /// Without a socket for so long, the inbox is asked without it (60 s).
@@ -37,6 +39,7 @@ impl Default for Timing {
             handshake: Duration::from_secs(15),
             ping: Duration::from_secs(20),
             silence: Duration::from_mins(1),
+            pong: Duration::from_secs(25),
             poll: Duration::from_secs(30),
             patience: Duration::from_mins(1),
             long_poll: Duration::from_secs(25),
@@ -50,6 +53,11 @@ impl Default for Timing {
 
 /// Refused tokens in a row after which the channel gives up and is started anew.
 const REFUSALS: u32 = 5;
+/// How often in a row the attempt after a connection comes almost at once, unless one of them lasts [`LASTING`]: a hub
+/// that takes connections only to drop them is not to be stormed.
+const EAGER: u32 = 12;
+/// A connection that has lasted so long was a good one.
+const LASTING: u64 = 60_000;
 /// The close code of a refused token.
 const REFUSED: u16 = 4001;
 
@@ -143,7 +151,7 @@ enum Phase {
     Fetching,
     Opening { until: u64 },
     Greeting { until: u64 },
-    Up { ping_at: u64, silent_at: u64 },
+    Up { since: u64, ping_at: u64, silent_at: u64 },
     Over,
 }
 
@@ -154,8 +162,14 @@ pub struct Machine {
     phase: Phase,
     socket: u32,
     attempts: u32,
+    /// How many more times the first attempt comes almost at once.
+    eager: u32,
+    /// It has done so since the hub was reached last.
+    was_eager: bool,
     refusals: u32,
     refused: bool,
+    /// When the hub is to have answered the last sign of life.
+    pong_by: Option<u64>,
     /// When the inbox is asked without being told to; `None`: never.
     poll_at: Option<u64>,
 }
@@ -173,8 +187,11 @@ impl Machine {
             phase: Phase::Waiting { until: now },
             socket: 0,
             attempts: 0,
+            eager: EAGER,
+            was_eager: false,
             refusals: 0,
             refused: false,
+            pong_by: None,
             poll_at,
         }
     }
@@ -188,7 +205,7 @@ impl Machine {
     pub fn deadline(&self) -> u64 {
         let phase = match self.phase {
             Phase::Waiting { until } | Phase::Opening { until } | Phase::Greeting { until } => until,
-            Phase::Up { ping_at, silent_at } => ping_at.min(silent_at),
+            Phase::Up { ping_at, silent_at, .. } => ping_at.min(silent_at).min(self.pong_by.unwrap_or(u64::MAX)),
             Phase::Fetching | Phase::Over => u64::MAX,
         };
         phase.min(self.poll_at.unwrap_or(u64::MAX))
@@ -218,14 +235,15 @@ impl Machine {
                 vec![Effect::Auth]
             }
             (Event::AuthOk(_), Phase::Greeting { .. }) => {
-                (self.attempts, self.refusals) = (0, 0);
-                self.phase =
-                    Phase::Up { ping_at: now + ms(self.timing.ping), silent_at: now + ms(self.timing.silence) };
+                (self.attempts, self.refusals, self.was_eager, self.pong_by) = (0, 0, false, None);
+                let (ping_at, silent_at) = (now + ms(self.timing.ping), now + ms(self.timing.silence));
+                self.phase = Phase::Up { since: now, ping_at, silent_at };
                 self.poll_next(now);
                 vec![Effect::Up, Effect::Poll(Trigger::AuthOk)]
             }
-            (Event::Heard(_), Phase::Up { ping_at, .. }) => {
-                self.phase = Phase::Up { ping_at, silent_at: now + ms(self.timing.silence) };
+            (Event::Heard(_), Phase::Up { since, ping_at, .. }) => {
+                self.pong_by = None;
+                self.phase = Phase::Up { since, ping_at, silent_at: now + ms(self.timing.silence) };
                 Vec::new()
             }
             (Event::Update(_), Phase::Up { .. }) => {
@@ -265,8 +283,13 @@ impl Machine {
                 let limit = self.timing.silence.as_millis();
                 self.down(format!("botcord ws stale after {limit}ms without server frame"), now, chance)
             }
-            Phase::Up { ping_at, silent_at } if ping_at <= now => {
-                self.phase = Phase::Up { ping_at: now + ms(self.timing.ping), silent_at };
+            Phase::Up { .. } if self.pong_by.is_some_and(|at| at <= now) => {
+                let limit = self.timing.pong.as_millis();
+                self.down(format!("botcord ws ping unanswered for {limit}ms"), now, chance)
+            }
+            Phase::Up { since, ping_at, silent_at } if ping_at <= now => {
+                self.phase = Phase::Up { since, ping_at: now + ms(self.timing.ping), silent_at };
+                self.pong_by.get_or_insert(now + ms(self.timing.pong));
                 vec![Effect::Ping]
             }
             _ => Vec::new(),
@@ -307,8 +330,19 @@ impl Machine {
         if self.is_up() {
             self.poll_at = Some(now + ms(self.timing.patience));
         }
-        let wait = ms(self.timing.retry).saturating_mul(1 << self.attempts.min(16)).min(ms(self.timing.retry_max));
-        let retry_ms = (wait as f64 * (1.0 + chance / 4.0)) as u64;
+        if matches!(self.phase, Phase::Up { since, .. } if since + LASTING <= now) {
+            self.eager = EAGER;
+        }
+        let retry_ms = if self.is_up() && self.eager > 0 && !self.refused {
+            // What worked a moment ago works again, as a rule. Chance keeps many agents from coming at once.
+            self.eager -= 1;
+            self.was_eager = true;
+            (ms(self.timing.retry) as f64 * chance / 5.0) as u64
+        } else {
+            let doublings = self.attempts.saturating_sub(u32::from(self.was_eager)).min(16);
+            let wait = ms(self.timing.retry).saturating_mul(1 << doublings).min(ms(self.timing.retry_max));
+            (wait as f64 * (1.0 + chance / 4.0)) as u64
+        };
         self.attempts = self.attempts.saturating_add(1);
         self.phase = Phase::Waiting { until: now + retry_ms };
         vec![Effect::Drop, Effect::Down { why, retry_ms, attempt: self.attempts }]
@@ -377,7 +411,49 @@ mod tests {
         assert!(m.is_up());
         let effects = m.step(Event::Clock, 65_000, 0.0);
         let why = "botcord ws stale after 60000ms without server frame".to_owned();
-        assert_eq!(effects[..2], [Effect::Drop, Effect::Down { why, retry_ms: 1_000, attempt: 1 }]);
+        assert_eq!(effects[..2], [Effect::Drop, Effect::Down { why, retry_ms: 0, attempt: 1 }]);
+    }
+
+    #[test]
+    fn a_sign_of_life_that_is_not_answered_ends_it_sooner() {
+        let mut m = machine();
+        up(&mut m, 1, 0);
+        for answered in [20_000, 40_000] {
+            assert_eq!(m.step(Event::Clock, answered, 0.0)[0], Effect::Ping);
+            m.step(Event::Heard(1), answered + 5, 0.0);
+            assert!(m.deadline() > answered + 9_000, "nothing but looks and signs of life");
+            m.step(Event::Clock, answered + 10_000, 0.0);
+        }
+        assert_eq!(m.step(Event::Clock, 60_000, 0.0)[0], Effect::Ping);
+        assert_eq!(m.step(Event::Clock, 80_000, 0.0)[0], Effect::Ping);
+        assert_eq!(m.deadline(), 85_000, "the first of them counts");
+        let why = "botcord ws ping unanswered for 25000ms".to_owned();
+        let down = Effect::Down { why, retry_ms: 200, attempt: 1 };
+        assert_eq!(m.step(Event::Clock, 85_000, 1.0), [Effect::Drop, down]);
+    }
+
+    #[test]
+    fn the_first_attempt_comes_almost_at_once_but_not_for_ever() {
+        let mut m = machine();
+        let mut now = 0;
+        for n in 1..=EAGER {
+            up(&mut m, n, now);
+            assert_eq!(retry(&m.step(Event::Closed(n, 1006), now, 0.5)), 100);
+            now += 100;
+        }
+        up(&mut m, EAGER + 1, now);
+        now += retry(&m.step(Event::Closed(EAGER + 1, 1006), now, 0.0));
+        assert_eq!(now, u64::from(EAGER) * 100 + 1_000, "this hub does not want it");
+        up(&mut m, EAGER + 2, now);
+        now += LASTING;
+        m.step(Event::Heard(EAGER + 2), now, 0.0);
+        let mut waits = vec![retry(&m.step(Event::Failed(EAGER + 2, "cut".into()), now, 0.0))];
+        for n in EAGER + 3..EAGER + 6 {
+            now += waits.last().unwrap();
+            m.step(Event::Clock, now, 0.0);
+            waits.push(retry(&m.step(Event::Failed(n, "no".into()), now, 0.0)));
+        }
+        assert_eq!(waits, [0, 1_000, 2_000, 4_000]);
     }
 
     #[test]
@@ -410,7 +486,10 @@ mod tests {
         m.step(Event::Dials(8), now, 0.0);
         m.step(Event::Opened(8), now, 0.0);
         m.step(Event::AuthOk(8), now, 0.0);
-        assert_eq!(retry(&m.step(Event::Closed(8, 1006), now, 0.999)), 1_249, "with chance");
+        assert_eq!(retry(&m.step(Event::Closed(8, 1006), now, 0.999)), 199, "chance alone");
+        now += 199;
+        m.step(Event::Clock, now, 0.0);
+        assert_eq!(retry(&m.step(Event::Failed(9, "no".into()), now, 0.999)), 1_249, "with chance");
     }
 
     #[test]
