@@ -52,7 +52,7 @@ pub fn measure(scale: Scale, report: &mut Report) -> Result<(), Failure> {
             ("rss at the end", after.rss_kb as f64, "kB"),
         ],
     );
-    watch(scale, report, "conversations", &format!("{count}, then idle"), &daemon)?;
+    watch(scale, report, "conversations", &format!("{count}, then idle"), &daemon, 10)?;
     daemon.stop()?;
 
     let daemon = Daemon::start(&place)?;
@@ -61,7 +61,7 @@ pub fn measure(scale: Scale, report: &mut Report) -> Result<(), Failure> {
         &format!("started on the home of {count}"),
         &[("first answer after", daemon.ready_after.as_secs_f64() * 1e3, "ms")],
     );
-    watch(scale, report, "conversations", &format!("started on the home of {count}, idle"), &daemon)?;
+    watch(scale, report, "conversations", &format!("started on the home of {count}, idle"), &daemon, 10)?;
     daemon.stop()
 }
 

@@ -94,12 +94,13 @@ pub fn turn(scale: Scale, report: &mut Report) -> Result<(), Failure> {
         bares.push(at.elapsed());
         turns.push(town.turn(0, "hello"));
     }
-    let before = cpu_ms(daemon.pid())?;
+    let requests = || town.hub.look(|world| world.rows.len());
+    let (before, asked) = (cpu_ms(daemon.pid())?, requests());
     let count = scale.of(300, 10);
     for _ in 0..count {
         town.turn(0, "hello");
     }
-    let cpu = cpu_ms(daemon.pid())? - before;
+    let (cpu, asked) = (cpu_ms(daemon.pid())? - before, requests() - asked);
     let (messages, wrong) = town.account()?;
     daemon.stop()?;
     report.add(
@@ -113,6 +114,7 @@ pub fn turn(scale: Scale, report: &mut Report) -> Result<(), Failure> {
             ("added p50", turns.ms(50) - bares.ms(50), "ms"),
             ("added p95", turns.ms(95) - bares.ms(50), "ms"),
             ("daemon cpu", cpu as f64 / count as f64, "ms/turn"),
+            ("requests", asked as f64 / count as f64, "/turn"),
             ("messages", messages as f64, ""),
             ("lost or doubled", wrong as f64, ""),
         ],
@@ -185,7 +187,8 @@ pub fn idle(scale: Scale, report: &mut Report) -> Result<(), Failure> {
     for agents in [1, 10, 50, 200] {
         let town = Town::new(agents)?;
         let (daemon, _) = town.start()?;
-        idle::watch(scale, report, "hub-idle", &format!("{agents} agents"), &daemon)?;
+        // Long enough for two signs of life of each.
+        idle::watch(scale, report, "hub-idle", &format!("{agents} agents"), &daemon, 40)?;
         daemon.stop()?;
     }
     Ok(())

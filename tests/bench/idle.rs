@@ -7,22 +7,29 @@ use crate::proc_fs::{Activity, Usage};
 use crate::report::Report;
 use crate::{Failure, Scale};
 
-/// Time for what follows a start or a turn (a write behind, threads that leave).
-const SETTLE: Duration = Duration::from_secs(3);
+/// Time for what follows a start or a turn (writes behind, threads that leave).
+const SETTLE: Duration = Duration::from_secs(7);
 
 pub fn measure(scale: Scale, report: &mut Report) -> Result<(), Failure> {
     let place = Place::new()?;
     let daemon = Daemon::start(&place)?;
-    watch(scale, report, "idle", "empty home", &daemon)?;
+    watch(scale, report, "idle", "empty home", &daemon, 10)?;
     daemon.stop()
 }
 
-/// Lets a daemon settle, then looks at it for about ten seconds without asking it anything.
-pub fn watch(scale: Scale, report: &mut Report, measure: &str, case: &str, daemon: &Daemon) -> Result<(), Failure> {
+/// Lets a daemon settle, then looks at it for so many seconds without asking it anything.
+pub fn watch(
+    scale: Scale,
+    report: &mut Report,
+    measure: &str,
+    case: &str,
+    daemon: &Daemon,
+    seconds: usize,
+) -> Result<(), Failure> {
     std::thread::sleep(SETTLE);
     let before = Activity::of(daemon.pid())?;
     let began = Instant::now();
-    std::thread::sleep(Duration::from_secs(scale.of(10, 2) as u64));
+    std::thread::sleep(Duration::from_secs(scale.of(seconds, 2) as u64));
     let seconds = began.elapsed().as_secs_f64();
     let after = Activity::of(daemon.pid())?;
     let usage = Usage::of(daemon.pid())?;
