@@ -223,7 +223,6 @@ impl Runner {
             // Before the clock: what has been said already is no silence.
             let rest = self.hear(&mut events);
             self.settle();
-            self.renew_in_time();
             events.extend(self.send_waiting());
             events.push_back(Event::Clock);
             while let Some(event) = events.pop_front() {
@@ -231,6 +230,8 @@ impl Runner {
                     events.extend(self.carry_out(effect, stop));
                 }
             }
+            // Behind the events: one of them may be that the login is no good.
+            self.renew_in_time();
             self.sleep(rest, stop);
         }
         if let Some(mut socket) = self.socket.take() {
