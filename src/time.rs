@@ -2,7 +2,7 @@
 //!
 //! All times are Unix milliseconds.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -69,6 +69,20 @@ pub fn parse(text: &str) -> Option<i64> {
         return None;
     }
     Some(at + ((hour * 60 + minute - offset) * 60 + second.min(59)) * 1000 + ms)
+}
+
+/// Reads an age: `30d`, `12h`, `90m`, `60 s`; a number alone is days.
+pub fn parse_age(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text.strip_prefix(number)?.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" | "" => 86_400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
 /// Reads the time in a head of HTTP: `Sun, 06 Nov 1994 08:49:37 GMT`. Its two obsolete forms are not taken.

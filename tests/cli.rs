@@ -313,7 +313,13 @@ fn a_daemon_that_cannot_start_says_why() {
 #[test]
 fn without_a_daemon_clients_end_with_status_3() {
     let place = Place::new();
-    for args in [&["status"][..], &["status", "--json"], &["cancel"], &["cancel", "id"], &["send", "--no-wait", "x"]] {
+    let ran = place.run(&["status"]);
+    assert_eq!(ran.code, Some(3));
+    assert_eq!(ran.out, "daemon: stopped\nnot logged in (control plane disabled)\n");
+    let ran = place.run(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &status["pid"], &status["alive"]), (Some(3), &serde_json::Value::Null, &false.into()));
+    for args in [&["cancel"][..], &["cancel", "id"], &["send", "--no-wait", "x"]] {
         let ran = place.run(args);
         assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""), "{args:?}");
         assert!(ran.err.contains("bellhop start --background"), "{}", ran.err);

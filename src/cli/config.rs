@@ -27,9 +27,35 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
             let there = if config.file.is_some() { "is right" } else { "does not exist: all defaults hold" };
             say(&format!("{} {there}", path.display()))?;
         }
-        _ => say_json(&effective(&context.config()?))?,
+        _ => say_json(&shown(&context.config()?, context))?,
     }
     Ok(Exit::Ok)
+}
+
+/// The configuration, and the agents of hubs that come of it.
+fn shown(config: &Config, context: &Context<'_>) -> Value {
+    let agents: Vec<Value> = context
+        .host
+        .agent_ids(&context.home, config)
+        .into_iter()
+        .map(|(id, file, name)| {
+            let mut agent = json!({"agentId": id, "credentialsFile": file.display().to_string()});
+            if let Some(name) = name {
+                agent["displayName"] = name.into();
+            }
+            agent
+        })
+        .collect();
+    let dir = config.credentials_dir.clone().unwrap_or_else(|| context.home.credentials_dir());
+    json!({
+        "config": effective(config),
+        "effective": {
+            "agents": agents,
+            "source": if config.agents.is_empty() { "credentials" } else { "config" },
+            "credentialsDir": dir.display().to_string(),
+            "warnings": config.warnings,
+        },
+    })
 }
 
 /// The document with every default filled in and secrets hidden.

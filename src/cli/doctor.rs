@@ -5,16 +5,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::host::{LoginCheck, RuntimeRow, Wanted};
-use super::output::{one_line, say, say_json, table};
-use super::{Context, gateways, hub_agents, machine, stop};
+use super::host::{AgentRow, BundleWish, LoginCheck, RuntimeRow, Wanted};
+use super::output::{neutral, one_line, say, say_json, table, width};
+use super::{Context, gateways, hub_agents, hub_login, machine, stop};
 use crate::config::{Config, load};
-use crate::serve::client::Client;
-use crate::serve::wire::Wellness;
+use crate::serve::client::{Client, ClientError};
+use crate::serve::wire::{DaemonStatus, Wellness};
 
 /// Below so much free space new messages are soon refused, in bytes.
 const LOW_SPACE: u64 = 64 << 20;
@@ -51,20 +52,62 @@ impl Finding {
 #[derive(Serialize)]
 struct Report {
     runtimes: Vec<RuntimeRow>,
+    channels: Vec<Value>,
     checks: Vec<Finding>,
 }
 
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
-    let loaded = load::load(&context.home.config());
-    let config = match &loaded {
-        Ok(config) => context.host.find_gateways(&context.home, config.clone()),
-        Err(_) => Config::default(),
-    };
+    let wish = BundleWish { full_log: args.flag("full-log"), transcripts: args.flag("transcripts") };
+    if args.flag("bundle") {
+        return bundle(args, context, wish);
+    }
+    if wish != BundleWish::default() {
+        return Err(Failure::usage("--full-log and --transcripts belong to --bundle"));
+    }
     let login = match (args.flag("auth-check"), args.text("auth-check")) {
         (false, _) => LoginCheck::None,
         (true, None) => LoginCheck::Ask,
         (true, Some(_)) => LoginCheck::Turn,
+    };
+    let report = report(context, login);
+    if args.flag("json") {
+        say_json(&report)?;
+    } else {
+        say(&text(&report))?;
+    }
+    let broken = report.checks.iter().any(|c| c.verdict == Verdict::Broken);
+    Ok(if broken { Exit::Failed } else { Exit::Ok })
+}
+
+/// The report as a document and for people.
+pub(super) fn diagnosis(context: &Context<'_>) -> (Value, String) {
+    let report = report(context, LoginCheck::None);
+    (serde_json::to_value(&report).unwrap_or_default(), text(&report))
+}
+
+fn bundle(args: &Parsed, context: &Context<'_>, wish: BundleWish) -> Result<Exit, Failure> {
+    let bundled = context.host.bundle(&context.home, wish);
+    let bundled = bundled.map_err(|e| Failure::new(format!("the bundle cannot be made: {e}")))?;
+    let path = bundled.path.display().to_string();
+    if args.flag("json") {
+        say_json(&json!({"bundle": {"path": path, "filename": bundled.name, "sizeBytes": bundled.size}}))?;
+        return Ok(Exit::Ok);
+    }
+    let folder = bundled.path.parent().unwrap_or(&bundled.path).display().to_string();
+    say(&neutral(&format!(
+        "bundle: {path}\nsize: {} KiB\nshow it: xdg-open '{folder}'\ncopy its path: printf %s '{path}' | xclip -selection clipboard\n\
+         Secrets are left out as far as they can be recognised; look through it before you give it away.",
+        bundled.size.div_ceil(1024)
+    )))?;
+    Ok(Exit::Ok)
+}
+
+fn report(context: &Context<'_>, login: LoginCheck) -> Report {
+    let loaded = load::load(&context.home.config());
+    let config = match &loaded {
+        Ok(config) => context.host.find_gateways(&context.home, config.clone()),
+        Err(_) => Config::default(),
     };
     let runtimes = context.host.runtimes(&context.home, &config, Wanted { places: true, login, ..Wanted::default() });
     let mut checks = vec![home(context)];
@@ -82,16 +125,23 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     });
     let (agents, passed_over) = context.host.agents(&context.home, &config);
     checks.extend(hub_agents::findings(&agents, &passed_over));
-    checks.push(daemon(context));
+    let status = Client::connect(&context.home.socket()).and_then(|c| c.status());
+    let control = status.as_ref().map(|status| status.control.clone()).unwrap_or_default();
+    checks.extend(hub_login::findings(context, &config, status.is_ok(), &control));
+    checks.push(daemon(context, status));
     checks.push(choice(&config, &runtimes));
-    let report = Report { runtimes, checks };
-    if args.flag("json") {
-        say_json(&report)?;
-    } else {
-        say(&text(&report))?;
-    }
-    let broken = report.checks.iter().any(|c| c.verdict == Verdict::Broken);
-    Ok(if broken { Exit::Failed } else { Exit::Ok })
+    Report { runtimes, channels: agents.iter().map(channel).collect(), checks }
+}
+
+/// An agent's channel in the document.
+fn channel(row: &AgentRow) -> Value {
+    let checked = &row.checked;
+    json!({
+        "id": row.id, "type": "botcord", "accountId": row.id,
+        "credentialsOk": checked.credentials_ok && row.problem.is_none(),
+        "credentialsMessage": row.problem.as_deref().unwrap_or(&checked.credentials_message),
+        "hubUrl": checked.hub_url, "hubOk": checked.hub_ok, "hubMessage": checked.hub_message,
+    })
 }
 
 fn home(context: &Context<'_>) -> Finding {
@@ -190,15 +240,14 @@ fn configuration(config: &Config, context: &Context<'_>) -> Vec<Finding> {
     findings
 }
 
-fn daemon(context: &Context<'_>) -> Finding {
-    let socket = context.home.socket();
+fn daemon(context: &Context<'_>, status: Result<DaemonStatus, ClientError>) -> Finding {
     let holder = match stop::holder(&context.home) {
         Ok(holder) => holder,
         Err(error) => {
             return Finding::bad("daemon", Verdict::Broken, error.message, "look at the permissions of the home");
         }
     };
-    match (holder, Client::connect(&socket).and_then(|c| c.status())) {
+    match (holder, status) {
         (_, Ok(status)) if status.health.status == Wellness::Well => {
             Finding::ok("daemon", format!("pid {} answers", status.pid))
         }
@@ -239,8 +288,8 @@ fn choice(config: &Config, runtimes: &[RuntimeRow]) -> Finding {
 }
 
 fn text(report: &Report) -> String {
-    let mut out = runtimes_text(&report.runtimes);
-    out.push_str("\nChecks:\n");
+    let mut out = tables(&report.runtimes, &report.channels);
+    out.push_str("\n\nChecks:\n");
     for check in &report.checks {
         let word = match check.verdict {
             Verdict::Ok => "ok",
@@ -254,6 +303,40 @@ fn text(report: &Report) -> String {
         if let Some(fix) = &check.fix {
             out.push_str(&format!("{}→ {}\n", " ".repeat(24), one_line(fix, 400)));
         }
+    }
+    out
+}
+
+/// Runtimes and channels, as the BotCord daemon shows them.
+pub fn tables(runtimes: &[RuntimeRow], channels: &[Value]) -> String {
+    let mut out = runtimes_text(runtimes);
+    out.push_str("\nChannels:\n");
+    if channels.is_empty() {
+        out.push_str("  No channels configured.");
+        return out;
+    }
+    let cell = |row: &Value, key: &str| one_line(row[key].as_str().unwrap_or_default(), 200);
+    let widest =
+        |key: &str, least: usize| channels.iter().map(|row| width(&cell(row, key))).max().unwrap_or(0).max(least);
+    let (id, kind, said) = (widest("id", 2), widest("type", 4), widest("credentialsMessage", 16));
+    let padded = |text: &str, wide: usize| format!("{text}{}", " ".repeat(wide.saturating_sub(width(text))));
+    out.push_str(&format!(
+        "  {}  {}  {}  HUB",
+        padded("ID", id),
+        padded("TYPE", kind),
+        padded("CREDENTIALS", said + 1)
+    ));
+    let mark = |row: &Value, key: &str| if row[key] == true { "✓" } else { "✗" };
+    for row in channels {
+        let credentials = padded(&cell(row, "credentialsMessage"), said);
+        out.push_str(&format!(
+            "\n  {}  {}  {} {credentials}  {} {}",
+            padded(&cell(row, "id"), id),
+            padded(&cell(row, "type"), kind),
+            mark(row, "credentialsOk"),
+            mark(row, "hubOk"),
+            cell(row, "hubMessage")
+        ));
     }
     out
 }
@@ -273,7 +356,7 @@ fn runtimes_text(rows: &[RuntimeRow]) -> String {
     for (row, line) in rows.iter().zip(lines) {
         out.push_str(&format!("{line}\n"));
         if let Some(hint) = row.hint.as_ref().filter(|_| !row.ok) {
-            out.push_str(&format!("    → Install: {}\n", one_line(hint, 200)));
+            out.push_str(&format!("    → {}\n", one_line(hint, 200)));
         }
         for line in row.endpoints.iter().flat_map(gateways::lines) {
             out.push_str(&format!("    {line}\n"));
@@ -309,7 +392,7 @@ mod tests {
              claude-code   Claude Code   ok       2.1.197 (Claude Code)  /usr/local/bin/claude\n    \
              auth ok: claude-code auth ok\n\
              hermes-agent  Hermes Agent  missing  —                      —\n    \
-             → Install: pip install x\n\n1/2 runtimes available\n"
+             → pip install x\n\n1/2 runtimes available\n"
         );
     }
 

@@ -5,13 +5,15 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::channel::botcord::credentials::check::Checked;
 use crate::config::{Config, Home};
-use crate::link::botcord_control::enter::{Entered, Said, Wish};
+use crate::link::botcord_control::enter::{Entered, Look, Said, Wish};
 use crate::runtime::catalogue::Catalogue;
 use crate::serve::wire::{Queue, QueueItem};
 
@@ -36,6 +38,15 @@ pub trait Host: Sync {
     /// The agents of hubs that a daemon would connect, and why files were passed over. Asks each hub whether it is
     /// there, which may take seconds.
     fn agents(&self, home: &Home, config: &Config) -> (Vec<AgentRow>, Vec<String>);
+
+    /// The login as it lies in the home.
+    fn login(&self, home: &Home) -> Look;
+
+    /// The agents of hubs, their files of credentials, and what people call them. Asks no hub.
+    fn agent_ids(&self, home: &Home, config: &Config) -> Vec<(String, PathBuf, Option<String>)>;
+
+    /// Makes a bundle of what helps to find out what is wrong.
+    fn bundle(&self, home: &Home, wish: BundleWish) -> io::Result<Bundled>;
 
     /// Sees to the login at a hub, before a daemon starts. `tell` gets what a person is told meanwhile. The error is for
     /// people.
@@ -114,12 +125,30 @@ pub struct AgentRow {
     pub id: String,
     /// What people call it.
     pub name: Option<String>,
-    /// Address of its hub.
-    pub hub: String,
-    /// What is wrong with its credentials.
+    /// What a quick look at its credentials and its hub has found.
+    pub checked: Checked,
+    /// Why its credentials cannot be used.
     pub problem: Option<String>,
-    /// Why its hub does not answer.
-    pub unreachable: Option<String>,
+}
+
+/// What goes into a bundle of diagnostics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BundleWish {
+    /// More of the logs.
+    pub full_log: bool,
+    /// Conversations, too.
+    pub transcripts: bool,
+}
+
+/// A bundle of diagnostics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bundled {
+    /// Its file's name.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// In bytes.
+    pub size: u64,
 }
 
 /// One runtime, as the doctor lists it.
@@ -178,6 +207,18 @@ impl Host for NoEngine {
 
     fn agents(&self, _home: &Home, _config: &Config) -> (Vec<AgentRow>, Vec<String>) {
         (Vec::new(), Vec::new())
+    }
+
+    fn login(&self, _home: &Home) -> Look {
+        Look { auth: Ok(None), expired: false }
+    }
+
+    fn agent_ids(&self, _home: &Home, _config: &Config) -> Vec<(String, PathBuf, Option<String>)> {
+        Vec::new()
+    }
+
+    fn bundle(&self, _home: &Home, _wish: BundleWish) -> io::Result<Bundled> {
+        Err(io::Error::other("this build of bellhop has no engine"))
     }
 
     fn log_in(&self, _home: &Home, _wish: &Wish, _tell: &mut dyn FnMut(Said<'_>)) -> Result<Entered, String> {

@@ -16,28 +16,33 @@ pub(super) fn findings(rows: &[AgentRow], passed_over: &[String]) -> Vec<Finding
 fn finding(row: &AgentRow) -> Finding {
     let name = row.name.as_ref().map_or_else(|| row.id.clone(), |name| format!("{} ({})", row.id, name.trim()));
     let name = one_line(&name, 100);
-    match (&row.problem, &row.unreachable) {
+    let checked = &row.checked;
+    let hub = one_line(checked.hub_url.as_deref().unwrap_or("its hub"), 100);
+    match (&row.problem, checked.hub_ok) {
         (Some(problem), _) => {
             let fix = "put the file back, or take the agent out of the configuration";
             Finding::bad("agent", Verdict::Broken, format!("{name}: {problem}"), fix)
         }
-        (None, Some(why)) => {
-            let text = format!("{name}: {} does not answer: {}", row.hub, one_line(why, 200));
+        (None, false) => {
+            let text = format!("{name}: {hub} does not answer: {}", one_line(&checked.hub_message, 200));
             Finding::bad("agent", Verdict::Warning, text, "look at the network and at the hubUrl of the credentials")
         }
-        (None, None) => Finding::ok("agent", format!("{name}: {} answers", row.hub)),
+        (None, true) => Finding::ok("agent", format!("{name}: {hub} answers")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::botcord::credentials::check::Checked;
 
     #[test]
     fn an_agent_is_well_or_says_why_it_is_not() {
+        let checked = Checked { hub_url: Some("https://h".into()), hub_ok: true, ..Checked::default() };
         let well =
-            AgentRow { id: "ag_1".into(), name: Some("Ada\n".into()), hub: "https://h".into(), ..AgentRow::default() };
-        let away = AgentRow { name: None, unreachable: Some("timed out".into()), ..well.clone() };
+            AgentRow { id: "ag_1".into(), name: Some("Ada\n".into()), checked: checked.clone(), ..AgentRow::default() };
+        let checked = Checked { hub_ok: false, hub_message: "timed out".into(), ..checked };
+        let away = AgentRow { name: None, checked, ..well.clone() };
         let broken = AgentRow { problem: Some("keyId is missing".into()), ..away.clone() };
         let found = findings(&[well, away, broken], &["x.json is older".to_owned()]);
         let shown: Vec<_> = found.iter().map(|f| (f.verdict, f.text.as_str())).collect();

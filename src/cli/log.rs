@@ -77,7 +77,7 @@ fn is_journal(variable: Option<&str>, stderr: rustix::io::Result<rustix::fs::Sta
 }
 
 /// One line; without a time it is one for the journal.
-fn format_line(level: log::Level, message: &str, now: Option<i64>) -> String {
+pub fn format_line(level: log::Level, message: &str, now: Option<i64>) -> String {
     // One record is one line, whatever a far side has written into it.
     let message: String =
         crate::text::head(message, LINE_LIMIT).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -18,10 +18,11 @@ mod chat;
 mod completion;
 mod config;
 mod connect;
-mod doctor;
+pub mod doctor;
 mod failure;
 mod gateways;
 mod hub_agents;
+mod hub_login;
 mod journal;
 mod login;
 mod logs;
@@ -32,6 +33,7 @@ mod nearest;
 mod output;
 mod queue;
 mod room;
+mod route;
 mod runtimes;
 mod send;
 mod service;
@@ -40,6 +42,7 @@ mod signals;
 mod start;
 mod status;
 mod stop;
+pub mod stored;
 mod terminal;
 mod transcript;
 mod usage;
@@ -77,9 +80,20 @@ impl Context<'_> {
     }
 }
 
+/// What `doctor` finds, as a document and for people.
+pub(crate) fn diagnosis(context: &Context<'_>) -> (serde_json::Value, String) {
+    doctor::diagnosis(context)
+}
+
 /// Runs a command line, beginning with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>, host: &dyn Host) -> ExitCode {
-    let done = match args::parse(as_called(args)) {
+    let parsed = args::parse(as_called(args));
+    if let Ok(Request::Run(parsed)) = &parsed {
+        for word in parsed.ignored() {
+            output::complain(&format!("{word:?} is ignored"));
+        }
+    }
+    let done = match parsed {
         Ok(Request::Help(text)) => output::say(&text).map(|()| Exit::Ok).map_err(Failure::from),
         Ok(Request::Nothing(text)) => output::say(&text).map(|()| Exit::Failed).map_err(Failure::from),
         Ok(Request::Version) => output::say(&version()).map(|()| Exit::Ok).map_err(Failure::from),
@@ -148,6 +162,7 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<Exit, Failure> {
         "stop" => stop::run(args, &context),
         "logs" => logs::run(args, &context),
         "doctor" => doctor::run(args, &context),
+        "route" => route::run(args, &context),
         "runtimes" => runtimes::run(args, &context),
         "config" => config::run(args, &context),
         "service" => service::run(args, &context),

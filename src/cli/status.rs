@@ -4,23 +4,35 @@ use std::io;
 use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
+use serde_json::{Value, json};
 
 use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{ago, is_live, neutral, one_line, say, say_json, span, table};
 use super::signals;
-use super::{Context, connect};
+use super::stored::Stored;
+use super::{Context, connect, hub_login, stop};
+use crate::config::load;
 use crate::serve::wire::{DaemonStatus, Wellness};
+use crate::store::HomeLock;
+use crate::time::now_ms;
 
 /// Runs the command.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     let show = || -> Result<Exit, Failure> {
-        let status = connect::daemon(&context.home)?.status()?;
+        context.home.check()?;
+        let Some(client) = connect::daemon_if_any(&context.home)? else { return without_daemon(args, context) };
+        let status = client.status()?;
         if args.flag("json") {
-            say_json(&status)?;
+            let mut document = serde_json::to_value(&status).unwrap_or_default();
+            if let (Value::Object(document), Value::Object(more)) = (&mut document, account(context, true)) {
+                document.extend(more);
+            }
+            say_json(&document)?;
         } else {
             say(&text(&status))?;
+            say(&neutral(&hub_login::lines(&context.host.login(&context.home), &status.control)))?;
         }
         Ok(match status.health.status {
             Wellness::Well => Exit::Ok,
@@ -43,6 +55,75 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
             _ => return Ok(Exit::Ok),
         }
     }
+}
+
+/// No daemon of ours answers: what the files say. The `Node.js` daemon's home is as good as our own.
+fn without_daemon(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
+    let home = &context.home;
+    let ours = stop::holder(home)?;
+    let pid = ours.or_else(|| HomeLock::foreign(&home.daemon_dir()));
+    let account = account(context, pid.is_some());
+    if args.flag("json") {
+        let mut document = json!({"pid": pid});
+        if let (Value::Object(document), Value::Object(more)) = (&mut document, account) {
+            document.extend(more);
+        }
+        say_json(&document)?;
+    } else {
+        let agents = account["agents"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let stored = Stored {
+            pid: pid.map(i64::from),
+            alive: pid.is_some(),
+            agents: agents.map(ToOwned::to_owned).collect(),
+            discovered: Some(account["agentsSource"] == "credentials"),
+            credentials_dir: home.credentials_dir().display().to_string(),
+            config: Some(home.config().display().to_string()),
+            snapshot: account.get("snapshot").filter(|snapshot| !snapshot.is_null()),
+            age_ms: account["snapshotAgeMs"].as_i64(),
+            now_ms: now_ms(),
+            ..Stored::default()
+        };
+        say(&neutral(&stored.text()))?;
+        say(&neutral(&hub_login::lines(&context.host.login(home), &Value::Null)))?;
+    }
+    match (pid, ours) {
+        (None, _) => Err(Failure::no_daemon()),
+        (Some(_), None) => Ok(Exit::Ok),
+        (Some(pid), Some(_)) => Err(Failure {
+            exit: Exit::Unreachable,
+            message: format!("process {pid} holds the lock of this home but does not answer; see: bellhop doctor"),
+        }),
+    }
+}
+
+/// The members of the document that the BotCord daemon's scripts know.
+fn account(context: &Context<'_>, alive: bool) -> Value {
+    let home = &context.home;
+    let config = load::load(&home.config()).unwrap_or_default();
+    let agents: Vec<String> = context.host.agent_ids(home, &config).into_iter().map(|(id, ..)| id).collect();
+    let only = if let [only] = agents.as_slice() { Some(only.clone()) } else { None };
+    let login = context.host.login(home);
+    let auth = login.auth.ok().flatten().map(|auth| {
+        json!({"userId": auth.user_id, "daemonInstanceId": auth.daemon_instance_id, "hubUrl": auth.hub_url,
+               "expiresAt": auth.expires_at as i64, "label": auth.label})
+    });
+    let path = home.snapshot();
+    let file = std::fs::read(&path).ok().and_then(|text| crate::json::parse(&text).ok()).unwrap_or_default();
+    let written_at = file["writtenAt"].as_i64().filter(|_| file["version"] == 1 && !file["snapshot"].is_null());
+    json!({
+        "alive": alive,
+        "agents": agents,
+        "agentsSource": if config.agents.is_empty() { "credentials" } else { "config" },
+        "agentId": only,
+        "config": home.config().display().to_string(),
+        "userAuth": auth,
+        "authExpired": login.expired,
+        "snapshot": written_at.map(|_| file["snapshot"].clone()),
+        "snapshotWrittenAt": written_at,
+        "snapshotAgeMs": written_at.map(|at| (now_ms() - at).max(0)),
+        "snapshotPath": path.display().to_string(),
+        "daemonProcesses": [],
+    })
 }
 
 /// The account for people.

@@ -62,6 +62,14 @@ pub fn signal(home: &Home, pid: i32, signal: Signal) -> Result<(), Failure> {
     }
 }
 
+/// Has a daemon that runs read its configuration again.
+pub fn reload(home: &Home) -> Result<(), Failure> {
+    match holder(home)? {
+        Some(pid) => signal(home, pid, Signal::HUP),
+        None => Ok(()),
+    }
+}
+
 /// Waits until nobody holds the lock; `false` when the time is up.
 pub fn wait(home: &Home, limit: Duration) -> Result<bool, Failure> {
     let end = Instant::now() + limit;

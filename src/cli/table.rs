@@ -143,7 +143,8 @@ pub const COMMANDS: &[Command] = &[
         details: &[
             "Shows the daemon, its channels, running and waiting turns, and when messages last came and replies last \
              arrived. Ends with status 0 when all is well, 1 when something needs a look (a reply is not delivered, \
-             a runtime cannot work, a turn is silent), 2 when no messages are taken, 3 when no daemon runs.",
+             a runtime cannot work, a turn is silent), 2 when no messages are taken, 3 when no daemon runs. Where none \
+             answers, the files in the home tell what they know.",
         ],
         options: &[JSON, flag("watch", "Show it again every second until interrupted")],
         ..EMPTY
@@ -299,8 +300,18 @@ pub const COMMANDS: &[Command] = &[
              bellhop's own arguments, which asks its model.",
             "Gateways of OpenClaw that are found on this machine are added to the configuration, as start does it, unless \
              openclawDiscovery there says otherwise; how they are and who lives behind them is told.",
+            "With --bundle a zip file of at most 50 MiB is written below the home, in diagnostics/: what doctor finds, the \
+             log, the configuration, the sessions, traces and logs of runtimes; secrets are replaced as far as they can be \
+             recognised, and conversations are left out unless --transcripts is given. A hub that this daemon is logged in \
+             to may ask for such a bundle, without conversations. The last ten are kept.",
         ],
-        options: &[JSON, opt("auth-check", Value::Maybe("turn"), "Ask the CLIs for their login, or run a turn")],
+        options: &[
+            JSON,
+            opt("auth-check", Value::Maybe("turn"), "Ask the CLIs for their login, or run a turn"),
+            flag("bundle", "Write a bundle of diagnostics instead"),
+            flag("full-log", "More of the logs in the bundle"),
+            flag("transcripts", "Conversations in the bundle, too"),
+        ],
         ..EMPTY
     },
     Command {
@@ -316,7 +327,11 @@ pub const COMMANDS: &[Command] = &[
         summary: "Show or check the configuration",
         details: &["The file is described in bellhop.json(5). Without a file all defaults hold."],
         verbs: &[
-            Command { name: "show", summary: "Print the configuration in effect as JSON", ..EMPTY },
+            Command {
+                name: "show",
+                summary: "Print the configuration in effect, and the agents of hubs, as JSON",
+                ..EMPTY
+            },
             Command { name: "path", summary: "Print the path of the configuration file", ..EMPTY },
             Command { name: "check", summary: "Check the file and name every mistake in it", ..EMPTY },
         ],
@@ -340,6 +355,47 @@ pub const COMMANDS: &[Command] = &[
             opt("agent", Value::Agent, "Only what this agent has cost"),
             JSON,
         ],
+        ..EMPTY
+    },
+    Command {
+        name: "route",
+        summary: "List or change the rules of what runs which conversation",
+        details: &[
+            "The rules are routes in bellhop.json(5): the first one whose conditions all hold decides. A daemon that runs \
+             follows at once.",
+        ],
+        verbs: &[
+            Command { name: "list", summary: "List them", options: &[JSON], ..EMPTY },
+            Command {
+                name: "add",
+                summary: "Add one behind the others; at least one condition",
+                options: &[
+                    opt("conversation-id", Value::Conversation, "In this conversation"),
+                    opt("room", Value::Conversation, "The same as --conversation-id"),
+                    opt("conversation-prefix", Value::Text("PREFIX"), "In conversations whose ids begin so"),
+                    opt("prefix", Value::Text("PREFIX"), "The same as --conversation-prefix"),
+                    opt("conversation-kind", Value::OneOf(&["direct", "group"]), "In conversations of this kind"),
+                    opt("channel", Value::Text("CHANNEL"), "On this channel"),
+                    opt("account-id", Value::Agent, "For this agent"),
+                    opt("sender-id", Value::Text("ID"), "From this sender"),
+                    flag("mentioned", "When the agent is mentioned"),
+                    flag("no-mentioned", "When it is not"),
+                    Opt { default: Some("claude-code"), ..opt("adapter", Value::Runtime, "The runtime") },
+                    opt("cwd", Value::Dir, "The directory in which it works; needed"),
+                ],
+                ..EMPTY
+            },
+            Command {
+                name: "remove",
+                summary: "Remove every rule of a conversation or prefix",
+                options: &[
+                    opt("room", Value::Conversation, "Those of this conversation"),
+                    opt("prefix", Value::Text("PREFIX"), "Those of this prefix"),
+                ],
+                ..EMPTY
+            },
+        ],
+        default_verb: Some("list"),
         ..EMPTY
     },
     Command {

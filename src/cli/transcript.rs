@@ -19,6 +19,7 @@ use super::output::{complain, neutral, say, say_json};
 use crate::config::paths::{directory_conversation, plain};
 use crate::config::{Config, TranscriptSource, edit};
 use crate::engine::transcript::{self, ErrorSelector, Follow};
+use crate::time;
 
 /// How often a followed transcript is looked at.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -239,21 +240,9 @@ fn prune(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// `30d`, `12h`, `90m`, `60s`; a number alone is days.
 fn parse_age(age: &str) -> Result<Duration, Failure> {
-    let unit = age.trim_start_matches(|c: char| c.is_ascii_digit());
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" | "" => 86_400,
-        _ => 0,
-    };
-    let number = age.get(..age.len() - unit.len()).and_then(|n| n.parse::<u64>().ok());
-    match number.and_then(|n| n.checked_mul(seconds)) {
-        Some(total) if seconds > 0 => Ok(Duration::from_secs(total)),
-        _ => Err(Failure::usage(format!("option --older-than: expected 30d, 12h, 90m or 60s, found {age:?}"))),
-    }
+    let wrong = || Failure::usage(format!("option --older-than: expected 30d, 12h, 90m or 60s, found {age:?}"));
+    time::parse_age(age).ok_or_else(wrong)
 }
 
 #[cfg(test)]

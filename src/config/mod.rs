@@ -248,9 +248,14 @@ pub enum TranscriptSource {
 impl Config {
     /// Whether transcripts are kept, and who says so.
     pub fn transcript_enabled(&self) -> (bool, TranscriptSource) {
-        match std::env::var("BOTCORD_TRANSCRIPT").as_deref() {
-            Ok("1") => (true, TranscriptSource::Environment),
-            Ok("0") => (false, TranscriptSource::Environment),
+        self.transcript_with(std::env::var("BOTCORD_TRANSCRIPT").ok().as_deref())
+    }
+
+    /// The same with this value of the variable.
+    pub fn transcript_with(&self, variable: Option<&str>) -> (bool, TranscriptSource) {
+        match variable {
+            Some("1") => (true, TranscriptSource::Environment),
+            Some("0") => (false, TranscriptSource::Environment),
             _ if self.document.get("transcript").is_some_and(|t| t.get("enabled").is_some()) => {
                 (self.transcript, TranscriptSource::File)
             }

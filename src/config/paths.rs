@@ -322,6 +322,14 @@ fn segment(id: &str) -> String {
     out
 }
 
+/// Whether a text may be the id of an agent, which becomes part of paths: letters, digits, `_` and `-`, the first one a
+/// letter or digit; at most 128.
+pub fn is_agent_id(id: &str) -> bool {
+    id.len() <= 128
+        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
 /// `~` and `~/x` with the user's home put in; other paths as they are.
 pub fn expand_tilde(path: &str) -> PathBuf {
     let user = || std::env::var_os("HOME").filter(|h| !h.is_empty()).map(PathBuf::from);

@@ -14,7 +14,7 @@ use crate::link::botcord_control::connection::{self, Link, Parts};
 use crate::link::botcord_control::gate::Gate;
 use crate::link::botcord_control::machine::Timing;
 use crate::link::botcord_control::replay::Replay;
-use crate::link::botcord_control::ring::{KEY_VARIABLE, KEYS_VARIABLE, KeyRing};
+use crate::link::botcord_control::ring::KeyRing;
 use crate::link::botcord_control::session::Session;
 use crate::store::RealDisk;
 use crate::thread;
@@ -39,6 +39,11 @@ struct Linked {
 impl LinkSlot {
     fn lock(&self) -> MutexGuard<'_, Option<Linked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The login, for requests to its hub.
+    pub(super) fn session(&self) -> Option<Arc<Session>> {
+        Some(Arc::clone(&self.lock().as_ref()?.session))
     }
 
     /// What `status` says about it; null without a link.
@@ -70,7 +75,7 @@ impl LinkSlot {
     pub(super) fn follow(&self, config: &Map<String, Value>) {
         let mut slot = self.lock();
         let Some(linked) = &mut *slot else { return };
-        let keys = (ring(config), requires_signed(config));
+        let keys = (KeyRing::in_effect(config), requires_signed(config));
         if keys != linked.keys {
             linked.keys = keys.clone();
             linked.link.set_keys(keys.0, keys.1);
@@ -108,7 +113,7 @@ impl ControlLink {
                 Replay::in_memory()
             }
         };
-        let keys = (ring(&live.started_with), requires_signed(&live.started_with));
+        let keys = (KeyRing::in_effect(&live.started_with), requires_signed(&live.started_with));
         let duties = Arc::new(HubDuties::new(Arc::clone(live)));
         let (on_connect, on_kept) = (Arc::clone(&duties), Arc::clone(&duties));
         let (link, runner) = connection::prepare(Parts {
@@ -138,14 +143,6 @@ impl ControlLink {
         }
         self.slot.lock().take();
     }
-}
-
-/// The hub's keys, of the environment or the configuration.
-fn ring(config: &Map<String, Value>) -> KeyRing {
-    let variable = |name: &str| std::env::var(name).ok();
-    let list = config.get("hubControlPublicKeys").and_then(Value::as_array);
-    let configured: Vec<String> = list.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
-    KeyRing::of(variable(KEYS_VARIABLE).as_deref(), variable(KEY_VARIABLE).as_deref(), &configured)
 }
 
 fn requires_signed(config: &Map<String, Value>) -> bool {

@@ -8,12 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::bound::Bound;
-use super::provision;
 use super::reload::Live;
-use super::restart;
 use super::wakes::Wakes;
-use super::{agent_files, agent_skills, set_route};
-use super::{hubs, openclaw, runtimes};
+use super::{agent_files, agent_skills, diagnostics, hubs, openclaw, provision, restart, runtimes, set_route};
 use crate::channel::botcord::credentials::{Credentials, file};
 use crate::config::load;
 use crate::crypto;
@@ -74,6 +71,7 @@ impl Duties for HubDuties {
                 let reloaded = self.live.reload().map_err(Refused::failed)?;
                 Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
             }
+            "collect_diagnostics" => diagnostics::collect(&self.live).map(Some),
             "restart_daemon" => Ok(Some(restart::schedule(&self.live))),
             kind => Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64)))),
         }
@@ -368,7 +366,5 @@ pub(super) fn agent_id(params: &Value, key: &str) -> Result<String, Refused> {
 
 /// Letters, digits, `_` and `-`, the first one a letter or digit; at most 128.
 pub(super) fn is_safe(id: &str) -> bool {
-    id.len() <= 128
-        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+    crate::config::paths::is_agent_id(id)
 }

@@ -14,6 +14,7 @@ use super::bound::Bound;
 use super::channels::Channels;
 use super::seeds::{self, Seed};
 use crate::channel::botcord::channel::{Botcord, KIND, Options};
+use crate::channel::botcord::credentials::check::check;
 use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile, discover};
 use crate::channel::botcord::inbox::AckAt;
 use crate::channel::botcord::pace::Limits;
@@ -26,6 +27,7 @@ use crate::engine::ports::{Channel, ChannelNews, Exit, Lifecycle};
 use crate::engine::route::Route;
 use crate::link::botcord_control::user_auth;
 use crate::net::http::{Body, Http, Request};
+use crate::net::url;
 use crate::store::RealDisk;
 
 /// How long a hub may take to answer the doctor.
@@ -149,31 +151,38 @@ fn login_hub(home: &Home) -> Option<String> {
 pub(super) fn rows(home: &Home, config: &Config) -> (Vec<AgentRow>, Vec<String>) {
     let (found, warnings) = find(home, config);
     let http = Http::new();
-    let mut asked: HashMap<String, Option<String>> = HashMap::new();
-    let row = |found: Found| match found.credentials {
-        Ok(credentials) => {
-            let hub = config.hub.url.clone().unwrap_or(credentials.hub_url);
-            let unreachable = asked.entry(hub.clone()).or_insert_with(|| unreachable(&http, &hub)).clone();
-            AgentRow { id: found.id, name: credentials.display_name, hub, problem: None, unreachable }
-        }
-        Err(problem) => AgentRow { id: found.id, problem: Some(problem), ..AgentRow::default() },
+    let mut asked: HashMap<String, Result<u16, String>> = HashMap::new();
+    let named = |found: Found| match found.credentials {
+        Ok(credentials) => AgentRow { name: credentials.display_name, ..AgentRow::default() },
+        Err(problem) => AgentRow { problem: Some(problem), ..AgentRow::default() },
+    };
+    let row = |found: Found| {
+        let path = found.path.clone();
+        let text = std::fs::read_to_string(&path).ok();
+        let mut ask = |hub: &str| {
+            let hub =
+                config.hub.url.clone().or_else(|| url::server(hub).ok()).ok_or("the hub's address is of no use")?;
+            asked.entry(hub.clone()).or_insert_with(|| status_of(&http, &hub)).clone()
+        };
+        let checked = check(&path.display().to_string(), text.as_deref(), &mut ask);
+        AgentRow { id: found.id.clone(), checked, ..named(found) }
     };
     (found.into_iter().map(row).collect(), warnings)
 }
 
-/// Why a hub does not answer. That it knows no such page is an answer.
-fn unreachable(http: &Http, hub: &str) -> Option<String> {
-    let never = match CancelToken::new() {
-        Ok(never) => never,
-        Err(e) => return Some(e.to_string()),
-    };
+/// Who there is, with the files of credentials and the names for people. Asks nobody.
+pub(super) fn ids(home: &Home, config: &Config) -> Vec<(String, PathBuf, Option<String>)> {
+    let name = |found: &Found| found.credentials.as_ref().ok().and_then(|c| c.display_name.clone());
+    find(home, config).0.into_iter().map(|found| (found.id.clone(), found.path.clone(), name(&found))).collect()
+}
+
+/// The status that a hub answers with.
+fn status_of(http: &Http, hub: &str) -> Result<u16, String> {
+    let never = CancelToken::new().map_err(|e| e.to_string())?;
     let url = format!("{hub}/");
     let request = Request { method: "GET", url: &url, headers: &[], body: Body::None, limit: LOOK };
-    match http.send(request, never.as_fd(), &mut |_, _| Ok(())) {
-        Ok(answer) if matches!(answer.status, 200..=399 | 404) => None,
-        Ok(answer) => Some(format!("it says {}", answer.status)),
-        Err(e) => Some(e.to_string()),
-    }
+    let answer = http.send(request, never.as_fd(), &mut |_, _| Ok(()));
+    answer.map(|answer| answer.status).map_err(|e| e.to_string())
 }
 
 fn named(id: &str, path: &Path) -> Result<Credentials, String> {

@@ -15,6 +15,7 @@ mod commands;
 mod config_vectors;
 mod control;
 mod control_link;
+mod diagnostics;
 #[cfg(test)]
 mod dispatch_vectors;
 mod dump;
@@ -47,6 +48,7 @@ mod wakes;
 mod watch;
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,12 +56,14 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
 
 use crate::channel::manager::Backoff;
-use crate::cli::host::{AgentRow, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted};
+use crate::cli::host::{
+    AgentRow, BundleWish, Bundled, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted,
+};
 use crate::config::{Config, Home, load};
 use crate::engine::journal::Journal;
 use crate::engine::ports::{TurnHook, TurnObserver};
 use crate::engine::{Engine, Recovery, now_ms};
-use crate::link::botcord_control::enter::{self, Entered, Said, Wish};
+use crate::link::botcord_control::enter::{self, Entered, Look, Said, Wish};
 use crate::prompt::Prompts;
 use crate::runtime::process;
 use crate::serve::Control;
@@ -90,6 +94,9 @@ pub struct Program;
 
 impl Host for Program {
     fn run_foreground(&self, home: &Home, config: Config, ready: Option<File>) -> ExitCode {
+        if std::env::var_os("BOTCORD_DAEMON_SENTRY_DSN").is_some() {
+            log::debug!("daemon.reports_to_nobody variables=BOTCORD_DAEMON_SENTRY_DSN");
+        }
         let supervisor = Arc::new(Supervisor::of_process(ready));
         let signals = match signals::listen() {
             Ok(signals) => signals,
@@ -162,6 +169,18 @@ impl Host for Program {
 
     fn find_gateways(&self, home: &Home, config: Config) -> Config {
         openclaw::refresh(home, config)
+    }
+
+    fn login(&self, home: &Home) -> Look {
+        enter::look(&home.daemon_dir())
+    }
+
+    fn agent_ids(&self, home: &Home, config: &Config) -> Vec<(String, PathBuf, Option<String>)> {
+        hubs::ids(home, config)
+    }
+
+    fn bundle(&self, home: &Home, wish: BundleWish) -> std::io::Result<Bundled> {
+        diagnostics::bundle(home, wish)
     }
 
     fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {

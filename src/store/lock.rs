@@ -100,6 +100,11 @@ impl HomeLock {
         Ok(Self { file, pid_files })
     }
 
+    /// The Node.js daemon that runs in a home whose lock nobody holds.
+    pub fn foreign(daemon_dir: &Path) -> Option<i32> {
+        PidFiles::in_dir(daemon_dir).other_daemon()
+    }
+
     /// Who holds the lock of a daemon directory, without taking it; `None` when nobody does.
     pub fn holder(daemon_dir: &Path) -> Result<Option<LockError>, LockError> {
         let path = daemon_dir.join("daemon.lock");

@@ -10,6 +10,7 @@ mod disk;
 mod faulty;
 mod file_lock;
 mod lock;
+pub mod zip;
 
 use std::fmt;
 use std::io;

@@ -58,7 +58,7 @@ pub(super) fn check_operands(command: &Command, verb: Option<&Command>, operands
     if operands.len() < expected.min {
         return Err(UsageError(format!("{name} needs {}", expected.synopsis)));
     }
-    if let Some(extra) = operands.get(expected.max) {
+    if let Some(extra) = operands.get(expected.max).filter(|_| !ignores(command)) {
         return Err(UsageError(format!("{name}: unexpected argument {extra:?}")));
     }
     if let Value::OneOf(words) = expected.value
@@ -67,6 +67,11 @@ pub(super) fn check_operands(command: &Command, verb: Option<&Command>, operands
         return Err(UsageError(format!("{name}: expected {}, found {wrong:?}", words.join(", "))));
     }
     Ok(())
+}
+
+/// Commands that scripts for the BotCord daemon may give a word too many: it took no notice.
+pub(super) fn ignores(command: &Command) -> bool {
+    matches!(command.name, "start" | "stop" | "status" | "logs")
 }
 
 pub(super) fn check_option(option: &Opt, matches: &getopts::Matches) -> Result<(), UsageError> {

@@ -180,6 +180,12 @@ impl Parsed {
         self.has(long) && self.matches.opt_present(long)
     }
 
+    /// Words that the command does not know what to do with, and leaves alone.
+    pub fn ignored(&self) -> &[String] {
+        let most = self.verb.unwrap_or(self.command).operands.max;
+        self.operands.get(most..).unwrap_or_default()
+    }
+
     /// The value of an option that may be given once.
     pub fn text(&self, long: &str) -> Option<String> {
         if self.has(long) { self.matches.opt_str(long) } else { None }
@@ -395,7 +401,8 @@ mod tests {
     #[test]
     fn operands_are_counted() {
         assert!(refused(&["send"]).contains("needs TEXT|-"));
-        assert!(refused(&["status", "x"]).contains("unexpected argument"));
+        assert!(refused(&["approve", "x", "y"]).contains("unexpected argument"));
+        assert_eq!(run(&["status", "x"]).ignored(), ["x"]);
         assert!(refused(&["completions", "tcsh"]).contains("expected bash, zsh, fish"));
     }
 

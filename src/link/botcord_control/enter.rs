@@ -56,6 +56,20 @@ pub enum Entered {
     Kept(UserAuth),
 }
 
+/// The login as it lies on disk.
+pub struct Look {
+    /// It; the error says why it cannot be used.
+    pub auth: Result<Option<UserAuth>, String>,
+    /// A person has to log in again.
+    pub expired: bool,
+}
+
+/// Looks at the login.
+pub fn look(daemon_dir: &Path) -> Look {
+    let auth = user_auth::load(&user_auth::path(daemon_dir), &session::now_iso()).map_err(|e| e.to_string());
+    Look { auth, expired: user_auth::flag_path(daemon_dir).exists() }
+}
+
 /// Sees to it that there is a login. The error is for people.
 pub fn log_in(
     daemon_dir: &Path,

@@ -1,6 +1,6 @@
 //! Whose signatures count: the hub's public control keys.
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::frame::Frame;
 use crate::crypto::{self, base64, jcs, sign};
@@ -26,6 +26,14 @@ impl KeyRing {
         }
         let ring = Self::new(key);
         if ring.is_empty() { Self::new(configured.iter().map(String::as_str)) } else { ring }
+    }
+
+    /// The ring of this process with this configuration.
+    pub fn in_effect(config: &Map<String, Value>) -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        let list = config.get("hubControlPublicKeys").and_then(Value::as_array);
+        let listed: Vec<String> = list.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
+        Self::of(variable(KEYS_VARIABLE).as_deref(), variable(KEY_VARIABLE).as_deref(), &listed)
     }
 
     /// A ring of these; white space around them does not count, nor do blank ones.

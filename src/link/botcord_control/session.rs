@@ -23,7 +23,7 @@ use crate::time::{self, now_ms};
 /// For one request of a login.
 pub const LIMIT: Duration = Duration::from_secs(10);
 /// Longest answer that is read, in bytes.
-const ANSWER_LIMIT: u64 = 64 << 10;
+pub const ANSWER_LIMIT: u64 = 64 << 10;
 /// How long another process may take to renew the login.
 const LOCK_LIMIT: Duration = Duration::from_secs(15);
 /// The part of its life at which a token is renewed.
@@ -65,11 +65,16 @@ pub struct Answer {
 impl Answer {
     /// What a person is told of a refusal.
     pub fn refusal(&self) -> String {
-        let code = ["code", "detail", "error"].iter().find_map(|key| self.body.get(*key).and_then(Value::as_str));
-        match code {
-            Some(code) => format!("HTTP {}: {}", self.status, crate::text::clip(&crate::redact::text(code), 200)),
-            None => format!("HTTP {}", self.status),
-        }
+        refusal(self.status, &self.body)
+    }
+}
+
+/// What a person is told of an answer that says no.
+pub fn refusal(status: u16, body: &Value) -> String {
+    let code = ["code", "detail", "error"].iter().find_map(|key| body.get(*key).and_then(Value::as_str));
+    match code {
+        Some(code) => format!("HTTP {status}: {}", crate::text::clip(&crate::redact::text(code), 200)),
+        None => format!("HTTP {status}"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`fields`]: what a file says. - [`file`]: reading and changing it, under a lock and without losing anything.
 //! - [`discover`]: the agents of a directory.
 
+pub mod check;
 pub mod discover;
 pub mod fields;
 pub mod file;
