@@ -4,22 +4,34 @@
 mod checks;
 mod support;
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use bellhop::channel::botcord::credentials::check::check;
+use bellhop::cli::args::{Request, parse};
+use bellhop::cli::doctor::tables;
+use bellhop::cli::host::RuntimeRow;
+use bellhop::cli::log::format_line;
+use bellhop::cli::stored::Stored;
+use bellhop::config::paths::is_agent_id;
 use bellhop::crypto::sign::SigningKey;
 use bellhop::engine::gate::Policy;
 use bellhop::engine::policy::{Policies, PolicySource, RETRY_MS};
 use bellhop::link::botcord_control::connection::socket_url;
 use bellhop::link::botcord_control::frame::{Frame, Handled, Incoming, Refused, read};
 use bellhop::link::botcord_control::gate::{Gate, Step};
+use bellhop::link::botcord_control::identity::{self, NO_BIO, Patch, Patched};
 use bellhop::link::botcord_control::login::{self, DeviceCode, Poll};
 use bellhop::link::botcord_control::machine::{Effect, Event, Machine, Timing};
 use bellhop::link::botcord_control::replay::Replay;
 use bellhop::link::botcord_control::ring::{KeyRing, fingerprint, signing_input};
 use bellhop::link::botcord_control::session::adopted;
 use bellhop::link::botcord_control::user_auth::{self, Tokens, UserAuth};
+use bellhop::net::url;
+use bellhop::runtime::resolve::{extend_path, extra_directories};
 use serde_json::{Value, json};
 use support::temp_dir::TempDir;
 
@@ -293,28 +305,7 @@ fn logins_are_as_the_vectors_say() {
         "next_param",
         "ws_url",
     ];
-    let elsewhere = [
-        "hub_url",
-        "log_line",
-        "ps_command",
-        "status_render",
-        "doctor_render",
-        "doctor_channel",
-        "agent_id",
-        "identity_patch",
-        "session_dir",
-        "session_profile_apply",
-        "token_preview",
-        "provider_base_url",
-        "merge_path",
-        "default_path_entries",
-        "cloud_env",
-        "transcript_enabled",
-        "error_reporting_config",
-        "redact_failure_text",
-        "argv",
-        "duration",
-    ];
+    let elsewhere = [&LOCAL[..], &OTHERS[..], &NOT_DONE[..]].concat();
     compare(cases("daemon-local", &wanted, &elsewhere), |_, input| {
         let text = |key: &str| input[key].as_str().unwrap_or_default();
         let status = input["http_status"].as_u64().unwrap_or(200) as u16;
@@ -413,6 +404,160 @@ fn logins_are_as_the_vectors_say() {
             },
         }
     });
+}
+
+/// Kinds about what the daemon keeps, shows and reads of its command line.
+const LOCAL: [&str; 13] = [
+    "hub_url",
+    "log_line",
+    "status_render",
+    "doctor_render",
+    "doctor_channel",
+    "agent_id",
+    "identity_patch",
+    "merge_path",
+    "default_path_entries",
+    "transcript_enabled",
+    "redact_failure_text",
+    "argv",
+    "duration",
+];
+
+/// Kinds that belong to other parts: session profiles, providers of messages, the cloud.
+const OTHERS: [&str; 5] = ["session_dir", "session_profile_apply", "token_preview", "provider_base_url", "cloud_env"];
+
+/// Kinds about what bellhop does not do: it looks for no daemons in the table of processes (the lock says who runs), and
+/// it reports errors to nobody.
+const NOT_DONE: [&str; 2] = ["ps_command", "error_reporting_config"];
+
+#[test]
+fn local_things_are_as_the_vectors_say() {
+    let login = [
+        "refresh",
+        "device_code",
+        "device_poll",
+        "install_token",
+        "user_auth_load",
+        "near_expiry",
+        "start_auth",
+        "key_ring",
+        "next_param",
+        "ws_url",
+    ];
+    let elsewhere = [&login[..], &OTHERS[..], &NOT_DONE[..]].concat();
+    compare(cases("daemon-local", &LOCAL, &elsewhere), |_, input| {
+        let text = |key: &str| input[key].as_str().unwrap_or_default();
+        match text("kind") {
+            "hub_url" => match url::server(text("url")) {
+                Ok(url) => json!({"ok": true, "value": url}),
+                Err(_) => json!({"ok": false}),
+            },
+            "log_line" => {
+                let level = text("level").parse().unwrap();
+                let fields = input["fields"].as_object().into_iter().flatten();
+                let fields = fields.map(|(key, value)| format!("{key}={value}"));
+                let message: Vec<String> = std::iter::once(text("message").to_owned()).chain(fields).collect();
+                let line = format_line(level, &message.join(" "), input["now_ms"].as_i64());
+                json!({"line": line.trim_end()})
+            }
+            "status_render" => json!({"text": status(input)}),
+            "doctor_render" => json!({"text": doctor(input)}),
+            "doctor_channel" => {
+                let status = input["http"]["status"].as_u64().unwrap() as u16;
+                let checked = check(text("credentials_path"), input["file"].as_str(), &mut |_| Ok(status));
+                json!({
+                    "credentials_ok": checked.credentials_ok, "hub_ok": checked.hub_ok, "hub_url": checked.hub_url,
+                    "hub_message": checked.hub_message,
+                })
+            }
+            "agent_id" => json!({"safe": is_agent_id(text("id"))}),
+            "identity_patch" => {
+                let before = input["text"].as_str();
+                let patched = identity::patch(before, &Patch::read(&input["patch"]));
+                let after = match &patched {
+                    Patched::Changed(text) => Some(text.replace(NO_BIO, "<BIO_PLACEHOLDER>")),
+                    Patched::Skipped(_) => before.map(ToOwned::to_owned),
+                };
+                json!({"result": patched.report(), "text": after})
+            }
+            "merge_path" => {
+                let extra: Vec<PathBuf> = strings(&input["extras"]).into_iter().map(PathBuf::from).collect();
+                json!({"path": extend_path(OsStr::new(text("base")), &extra).to_str().unwrap()})
+            }
+            "default_path_entries" => json!({"entries": extra_directories(Path::new(text("home")))}),
+            "transcript_enabled" => {
+                let document = match &input["config"] {
+                    Value::Null => json!({}),
+                    on => json!({"transcript": {"enabled": on}}),
+                };
+                let config = bellhop::config::load::parse(&document.to_string(), Path::new("f")).unwrap();
+                json!({"enabled": config.transcript_with(input["env"].as_str()).0})
+            }
+            "redact_failure_text" => json!({"text": bellhop::redact::text_tail(text("text"), 8_192)}),
+            "argv" => argv(&strings(&input["argv"])),
+            _ => json!({"ms": bellhop::time::parse_age(text("text")).map(|age| age.as_millis() as u64)}),
+        }
+    });
+}
+
+fn status(input: &Value) -> String {
+    let strays = input["daemonProcesses"].as_array().into_iter().flatten().filter_map(|p| p["pid"].as_i64());
+    let stored = Stored {
+        pid: input["pid"].as_i64(),
+        alive: input["alive"] == true,
+        agents: strings(&input["agents"]).into_iter().map(ToOwned::to_owned).collect(),
+        discovered: input["agentsSource"].as_str().map(|source| source == "credentials"),
+        credentials_dir: "~/.botcord/credentials".into(),
+        config: input["configPath"].as_str().map(ToOwned::to_owned),
+        strays: strays.collect(),
+        snapshot: input.get("snapshot").filter(|snapshot| snapshot.is_object()),
+        age_ms: input["snapshotAgeMs"].as_i64(),
+        now_ms: input["now_ms"].as_i64().unwrap(),
+    };
+    stored.text()
+}
+
+fn doctor(input: &Value) -> String {
+    let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+    let row = |runtime: &Value| RuntimeRow {
+        id: text(&runtime["id"]).unwrap(),
+        name: text(&runtime["displayName"]).unwrap(),
+        ok: runtime["result"]["available"] == true,
+        version: text(&runtime["result"]["version"]),
+        path: text(&runtime["result"]["path"]),
+        hint: text(&runtime["installHint"]),
+        ..RuntimeRow::default()
+    };
+    let runtimes: Vec<RuntimeRow> = input["runtimes"].as_array().unwrap().iter().map(row).collect();
+    tables(&runtimes, input["channels"].as_array().unwrap())
+}
+
+/// What a command line comes to, under the names that stand on it.
+fn argv(args: &[&str]) -> Value {
+    let parsed = match parse(args.iter().map(OsString::from)).unwrap() {
+        Request::Nothing(_) => return json!({"cmd": "", "flags": {}, "lists": {}}),
+        Request::Help(_) => return json!({"cmd": args[0], "flags": {}, "lists": {}}),
+        Request::Run(parsed) => parsed,
+        Request::Version => panic!("{args:?}"),
+    };
+    let mut out = json!({"cmd": parsed.command.name, "flags": {}, "lists": {}});
+    if let Some(verb) = parsed.verb {
+        out["sub"] = verb.name.into();
+    }
+    for option in parsed.verb.unwrap_or(parsed.command).options {
+        let short = option.short.map(|short| short.to_string()).filter(|short| args.contains(&&*format!("-{short}")));
+        let name = short.unwrap_or_else(|| option.long.to_owned());
+        let all = parsed.all(option.long);
+        if option.value.is_alone() && parsed.flag(option.long) {
+            out["flags"][&name] = true.into();
+        } else if let Some(last) = all.last().filter(|_| !option.value.is_alone()) {
+            out["flags"][&name] = last.clone().into();
+            if option.long == "agent" {
+                out["lists"]["agent"] = all.into();
+            }
+        }
+    }
+    out
 }
 
 fn some_login() -> UserAuth {
