@@ -85,6 +85,13 @@ impl LinkSlot {
         linked.link.look_for_login();
     }
 
+    /// A circuit has broken or is whole again: the hub is told.
+    pub(super) fn tell_runtimes(&self) {
+        if let Some(linked) = &*self.lock() {
+            linked.duties.tell_runtimes(&linked.link);
+        }
+    }
+
     /// What is sent to the hub of the keys that count.
     pub(super) fn fingerprints(&self) -> Vec<String> {
         self.lock().as_ref().map(|linked| linked.keys.0.fingerprints()).unwrap_or_default()

@@ -260,7 +260,8 @@ impl Node {
             let poke = poke.clone();
             engine.on_change(move || poke.poke());
             let statuses = channels.clone();
-            Snapshots::start(home.snapshot(), engine.clone(), Arc::new(move || statuses.statuses()), pokes)
+            let statuses = Arc::new(move || statuses.statuses());
+            Snapshots::start(home.snapshot(), engine.clone(), statuses, Arc::clone(&slot), pokes)
         });
         let snapshots = snapshots.transpose().map_err(|e| failed(&e))?;
         hubs.open(&engine, &channels);

@@ -3,7 +3,7 @@
 //! Written when something has changed, at most every five seconds, by a thread that sleeps otherwise; once more at the
 //! end, and then removed: the file of a process that is not there was left by a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
 use serde::Serialize;
+use serde_json::Value;
 
+use super::control_link::LinkSlot;
 use crate::channel::manager::ChannelStatus;
 use crate::engine::breaker::BreakerState;
 use crate::engine::{Engine, RunningTurn, now_ms};
@@ -37,6 +39,9 @@ struct Snapshot {
     runtime_circuit_breakers: BTreeMap<String, BreakerState>,
     queues: BTreeMap<String, QueueEntry>,
     journal: JournalEntry,
+    /// The control socket of the hub.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    control: Value,
 }
 
 #[derive(Serialize)]
@@ -106,18 +111,27 @@ impl Snapshots {
         path: PathBuf,
         engine: Engine,
         statuses: Statuses,
+        link: Arc<LinkSlot>,
         pokes: Receiver<()>,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = bounded::<()>(0);
         let period = period(std::env::var("BOTCORD_DAEMON_SNAPSHOT_INTERVAL_MS").ok().as_deref());
         let run = move || {
+            let mut broken = BTreeSet::new();
+            let mut write = || {
+                let now = write(&path, &engine, &statuses, &link);
+                if now != broken {
+                    broken = now;
+                    link.tell_runtimes();
+                }
+            };
             loop {
-                write(&path, &engine, &statuses);
+                write();
                 // Not before the period is over, and then not before there is news.
                 if !is_over(&stopped, period) && wait(&stopped, &pokes) {
                     continue;
                 }
-                write(&path, &engine, &statuses);
+                write();
                 if let Err(e) = std::fs::remove_file(&path) {
                     log::warn!("snapshot.not_removed error={e}");
                 }
@@ -170,8 +184,10 @@ fn period(given: Option<&str>) -> Duration {
     ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1_000.0).ok()).unwrap_or(PERIOD)
 }
 
-fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses) {
+/// Writes the file; returns the keys of broken circuits.
+fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses, link: &LinkSlot) -> BTreeSet<String> {
     let status = engine.status();
+    let broken = status.breakers.iter().map(|b| b.key.clone()).collect();
     let turn = |t: RunningTurn| TurnEntry {
         key: t.key,
         channel: t.channel,
@@ -203,11 +219,13 @@ fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses) {
                 bytes: status.journal.segment_bytes,
                 writable: status.journal.state == crate::engine::journal::JournalState::Open,
             },
+            control: link.state(),
         },
     };
     if let Err(e) = store::write_json(&RealDisk, path, &document) {
         log::warn!("snapshot.failed error={e}");
     }
+    broken
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ fn a_bundle_holds_what_helps_and_no_secrets() {
     assert!(file(&files, "acp-logs/kimi/a.jsonl").contains("botToken"));
     assert!(file(&files, "logs/daemon.log.2020-01-01T00-00-00-000Z.1").contains("appSecret"));
     assert!(file(&files, "config.json.redacted").contains("openclawGateways"));
-    let all: String = files.iter().map(|(name, text)| format!("{name}\n{text}\n")).collect();
+    let all = files.iter().map(|(name, text)| [name.as_str(), text].join("\n")).collect::<Vec<_>>().join("\n");
     let login = home.login();
     for secret in
         ["s3cr3t", "private words", login["refreshToken"].as_str().unwrap(), login["accessToken"].as_str().unwrap()]
@@ -126,6 +126,11 @@ fn status_and_doctor_know_the_login() {
         (&status["alive"], &status["authExpired"], &status["agents"], &status["control"]["state"]),
         (&json!(true), &json!(false), &json!([]), &json!("connected"))
     );
+    let path = home.daemon().join("snapshot.json");
+    hub.wait("the state of the link on disk", |_| {
+        let snapshot: Value = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        (snapshot["snapshot"]["control"]["state"] == "connected").then_some(())
+    });
     let ran = home.run(&["doctor"]);
     for line in ["ok       login", "warning  hub keys", "ok       hub socket   connected", "No channels configured."] {
         assert!(ran.out.contains(line), "{line}: {ran:?}");

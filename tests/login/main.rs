@@ -11,3 +11,4 @@ mod accounts;
 mod enter;
 mod home;
 mod running;
+mod takeover;
