@@ -10,8 +10,9 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use bellhop::runtime::openclaw::discover::merge::merge;
 use bellhop::runtime::openclaw::discover::probe::{Answer, probe};
-use bellhop::runtime::openclaw::discover::{Places, discover};
+use bellhop::runtime::openclaw::discover::{Found, Places, discover};
 use serde_json::{Value, json};
 use support::temp_dir::TempDir;
 use tungstenite::{Message, WebSocket, accept};
@@ -228,4 +229,26 @@ fn the_doctor_writes_down_what_it_finds_and_says_how_it_is() {
     let (_, text) = bellhop(dir, &["doctor"]);
     assert!(text.contains("✗ token mismatch"), "{text}");
     assert_eq!(read(), changed);
+}
+
+#[test]
+fn what_is_found_is_merged_as_the_vectors_have_it() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("vectors/config-map.json")).unwrap();
+    let cases: Vec<&Value> = cases.iter().filter(|case| case["input"]["kind"] == "openclaw_merge").collect();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let input = &case["input"];
+        let existing = input["existing"].as_array().cloned().unwrap_or_default();
+        let text = |found: &Value, key: &str| found[key].as_str().map(str::to_owned);
+        let found = |found: &Value| Found {
+            name: text(found, "name").unwrap(),
+            url: text(found, "url").unwrap(),
+            token: text(found, "token"),
+            token_file: text(found, "tokenFile"),
+        };
+        let found: Vec<Found> = input["found"].as_array().unwrap().iter().map(found).collect();
+        let merged = merge(&existing, &found);
+        let got = json!({"changed": merged.changed, "added": merged.added, "gateways": merged.gateways});
+        assert_eq!(got, case["expect"], "{}", case["name"]);
+    }
 }

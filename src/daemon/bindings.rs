@@ -6,29 +6,32 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::reload::Live;
-use crate::channel::botcord::credentials::{Credentials, discover};
+use crate::channel::botcord::credentials::{self, Credentials};
 use crate::config::Config;
 use crate::link::botcord_control::frame::Refused;
-use crate::net::url;
 use crate::runtime::hermes::profiles;
+use crate::runtime::openclaw::discover::{self, agents};
 
 /// The credentials of all agents of this home.
 fn all(live: &Live, config: &Config) -> Vec<Credentials> {
     let dirs = [Some(live.home.credentials_dir()), config.credentials_dir.clone()];
-    let found = dirs.into_iter().flatten().flat_map(|dir| discover::discover(&dir, None).0);
+    let found = dirs.into_iter().flatten().flat_map(|dir| credentials::discover::discover(&dir, None).0);
     found.map(|found| found.credentials).collect()
 }
 
-/// The agent behind a gateway that is meant where none is named: the gateway's own choice, on this machine `default`.
-pub(super) fn openclaw_agent(config: &Config, gateway: &str, named: Option<&str>) -> Option<String> {
+/// The agent behind a gateway that is meant where none is named: the gateway's own choice; on this machine what lives
+/// behind it, `default` where that says nothing.
+pub(super) fn openclaw_agent(config: &Config, user_home: &Path, gateway: &str, named: Option<&str>) -> Option<String> {
     if let Some(named) = named {
         return Some(named.to_owned());
     }
     let gateway = config.gateway(gateway, None)?;
-    // Only this machine may be spoken to in the clear.
-    let local =
-        || gateway.url.split_once("://").is_some_and(|(_, rest)| url::server(&format!("http://{rest}")).is_ok());
-    gateway.openclaw_agent.clone().or_else(|| local().then(|| "default".to_owned()))
+    let local = || {
+        let household = agents::of(&json!({"name": gateway.name, "url": gateway.url}), user_home);
+        let chosen = agents::chosen(&household.agents).unwrap_or("default").to_owned();
+        discover::is_local(&gateway.url).then_some(chosen)
+    };
+    gateway.openclaw_agent.clone().or_else(local)
 }
 
 /// The agent of the hub that stands for an agent behind a gateway already.
