@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use serde_json::{Value, json};
@@ -41,6 +41,8 @@ pub(super) struct Owner<'a> {
     /// The runtime of the agent.
     pub(super) runtime: &'a str,
     pub(super) credentials: &'a Credentials,
+    /// The agent behind its gateway, and where that works, if it is on this machine.
+    pub(super) openclaw: Option<(String, PathBuf)>,
 }
 
 /// The files of an agent; only the one with the id `wanted`, with its content, if that is given.
@@ -59,6 +61,16 @@ pub(super) fn list(owner: &Owner<'_>, wanted: Option<&str>) -> Value {
         }
     } else {
         look.memory(owner);
+    }
+    if owner.runtime == "openclaw-acp"
+        && let Some((agent, workspace)) = &owner.openclaw
+        && let Ok(workspace) = open_root(workspace)
+    {
+        look.scope = "openclaw";
+        for name in ["SOUL.md", "MEMORY.md", "AGENTS.md"] {
+            let (id, shown) = (format!("openclaw:{agent}:{name}"), format!("openclaw/{agent}/{name}"));
+            look.below(workspace.as_fd(), name, &id, &shown);
+        }
     }
     let mut listing = json!({"agentId": owner.agent, "runtime": owner.runtime, "files": look.files});
     if look.cut {
@@ -275,4 +287,122 @@ fn content(dir: BorrowedFd<'_>, name: &CStr) -> Option<Content> {
         return Some(Content::TooLong);
     }
     Some(Content::Text(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::channel::botcord::credentials::parse;
+    use crate::store::tests::TempDir;
+
+    fn listed(dir: &TempDir, runtime: &str, wanted: Option<&str>) -> Value {
+        let home = Home::at(dir.0.join("bh")).unwrap();
+        let credentials = parse(
+            r#"{"hubUrl":"https://h","agentId":"ag_1","keyId":"k","hermesProfile":"work",
+                "privateKey":"BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQU="}"#,
+        );
+        let owner = Owner {
+            home: &home,
+            user_home: &dir.0,
+            agent: "ag_1",
+            runtime,
+            credentials: &credentials.unwrap(),
+            openclaw: Some(("main".into(), dir.0.join("claw"))),
+        };
+        list(&owner, wanted)
+    }
+
+    fn ids(listing: &Value) -> Vec<&str> {
+        listing["files"].as_array().unwrap().iter().map(|file| file["id"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn no_link_is_followed_anywhere() {
+        let dir = TempDir::new();
+        let workspace = dir.0.join("bh/agents/ag_1/workspace");
+        fs::create_dir_all(workspace.join("sub")).unwrap();
+        fs::create_dir_all(dir.0.join("bh/memory")).unwrap();
+        fs::create_dir(dir.0.join("secrets")).unwrap();
+        for name in ["key", "working-memory.json"] {
+            fs::write(dir.0.join("secrets").join(name), "secret").unwrap();
+        }
+        fs::write(workspace.join("sub/own"), "mine").unwrap();
+        symlink(dir.0.join("secrets/key"), workspace.join("file")).unwrap();
+        symlink(dir.0.join("secrets"), workspace.join("dir")).unwrap();
+        rustix::fs::mknodat(CWD, workspace.join("pipe"), FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        let memory = "memory:working-memory.json";
+        assert_eq!(ids(&listed(&dir, "codex", None)), ["workspace:sub/own", memory]);
+        for id in
+            ["workspace:file", "workspace:dir/key", "workspace:pipe", "workspace:sub/../file", "workspace:/etc/passwd"]
+        {
+            assert!(ids(&listed(&dir, "codex", Some(id))).is_empty(), "{id}");
+        }
+        assert_eq!(listed(&dir, "codex", Some("workspace:sub/own"))["files"][0]["content"], "mine");
+        fs::create_dir(dir.0.join("bh/memory/ag_1")).unwrap();
+        symlink(dir.0.join("secrets/working-memory.json"), dir.0.join("bh/memory/ag_1/working-memory.json")).unwrap();
+        assert!(ids(&listed(&dir, "codex", Some(memory))).is_empty(), "neither the link nor an empty memory");
+        // The whole workspace may have been replaced by a link.
+        fs::remove_dir_all(&workspace).unwrap();
+        symlink(dir.0.join("secrets"), &workspace).unwrap();
+        assert!(ids(&listed(&dir, "codex", None)).is_empty());
+    }
+
+    #[test]
+    fn a_listing_is_bounded_and_says_so() {
+        let dir = TempDir::new();
+        let workspace = dir.0.join("bh/agents/ag_1/workspace");
+        for name in [".git/objects", "node_modules/x", "crowd"] {
+            fs::create_dir_all(workspace.join(name)).unwrap();
+        }
+        fs::write(workspace.join(".git/config"), "x").unwrap();
+        let mut deep = workspace.clone();
+        (0..=LEVELS).for_each(|_| deep.push("d"));
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("bottom"), "x").unwrap();
+        let below = |levels: usize| format!("workspace:{}", "d/".repeat(levels));
+        let listing = listed(&dir, "codex", None);
+        assert_eq!(
+            ids(&listing),
+            ["workspace:.git/", &below(LEVELS + 1), "workspace:node_modules/", "memory:working-memory.json"]
+        );
+        assert_eq!(listing["truncated"], true, "there is more below");
+        for n in 0..=CROWDED {
+            fs::write(workspace.join(format!("crowd/{n}")), "x").unwrap();
+        }
+        assert!(ids(&listed(&dir, "codex", None)).contains(&"workspace:crowd/"));
+        for n in 0..ENTRIES {
+            fs::write(workspace.join(format!("a{n:05}")), "x").unwrap();
+        }
+        let listing = listed(&dir, "codex", None);
+        assert_eq!((listing["files"].as_array().unwrap().len(), &listing["truncated"]), (ENTRIES, &true.into()));
+        assert_eq!(ids(&listed(&dir, "codex", Some("workspace:a01999"))), ["workspace:a01999"], "it can still be read");
+    }
+
+    #[test]
+    fn other_programs_have_their_files() {
+        let dir = TempDir::new();
+        for name in ["bh/agents/ag_1/hermes-workspace", ".hermes/profiles/work/memories", "claw"] {
+            fs::create_dir_all(dir.0.join(name)).unwrap();
+        }
+        for name in [
+            "bh/agents/ag_1/hermes-workspace/AGENTS.md",
+            ".hermes/profiles/work/SOUL.md",
+            ".hermes/profiles/work/memories/MEMORY.md",
+            "claw/SOUL.md",
+        ] {
+            fs::write(dir.0.join(name), name).unwrap();
+        }
+        let hermes = listed(&dir, "hermes-agent", None);
+        let profile = ["hermes-profile:work:SOUL.md", "hermes-profile:work:memories/MEMORY.md"];
+        assert_eq!(ids(&hermes)[1..], [profile[0], profile[1], "hermes-workspace:AGENTS.md"]);
+        assert_eq!(
+            (&hermes["files"][1]["name"], &hermes["files"][1]["profile"]),
+            (&"hermes/work/SOUL.md".into(), &"work".into())
+        );
+        let claw = listed(&dir, "openclaw-acp", Some("openclaw:main:SOUL.md"));
+        assert_eq!((ids(&claw), &claw["files"][0]["content"]), (vec!["openclaw:main:SOUL.md"], &"claw/SOUL.md".into()));
+    }
 }

@@ -219,7 +219,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// A relative path that stays where it begins.
-fn is_inner_path(path: &str) -> bool {
+pub(super) fn is_inner_path(path: &str) -> bool {
     path.len() <= PATH_LIMIT
         && !path.contains(['\\', '\0'])
         && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
@@ -270,7 +270,7 @@ fn stage(dir: &Path, skill: &Skill) -> Result<(), String> {
 }
 
 /// Puts a directory in the place of another one, which is removed.
-fn swap(staged: &Path, place: &Path) -> Result<(), String> {
+pub(super) fn swap(staged: &Path, place: &Path) -> Result<(), String> {
     let old = staged.with_extension("old");
     let had = match fs::rename(place, &old) {
         Ok(()) => true,

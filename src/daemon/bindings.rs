@@ -1,7 +1,7 @@
 //! Agents that stand for one of another program: an agent behind an OpenClaw gateway, a profile of Hermes. Each of those
 //! stands for one agent of the hub at most.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::channel::botcord::credentials::{self, Credentials};
 use crate::config::Config;
 use crate::link::botcord_control::frame::Refused;
 use crate::runtime::hermes::profiles;
-use crate::runtime::openclaw::discover::{self, agents};
+use crate::runtime::openclaw::discover;
 
 /// The credentials of all agents of this home.
 fn all(live: &Live, config: &Config) -> Vec<Credentials> {
@@ -19,19 +19,46 @@ fn all(live: &Live, config: &Config) -> Vec<Credentials> {
     found.map(|found| found.credentials).collect()
 }
 
-/// The agent behind a gateway that is meant where none is named: the gateway's own choice; on this machine what lives
-/// behind it, `default` where that says nothing.
-pub(super) fn openclaw_agent(config: &Config, user_home: &Path, gateway: &str, named: Option<&str>) -> Option<String> {
+/// The agent behind a gateway that is meant where none is named: the gateway's own choice; of a gateway on this machine
+/// `default`, or the only one that lives there.
+pub(super) fn openclaw_agent(live: &Live, config: &Config, gateway: &str, named: Option<&str>) -> Option<String> {
     if let Some(named) = named {
         return Some(named.to_owned());
     }
-    let gateway = config.gateway(gateway, None)?;
-    let local = || {
-        let household = agents::of(&json!({"name": gateway.name, "url": gateway.url}), user_home);
-        let chosen = agents::chosen(&household.agents).unwrap_or("default").to_owned();
-        discover::is_local(&gateway.url).then_some(chosen)
-    };
-    gateway.openclaw_agent.clone().or_else(local)
+    let entry = gateway_entry(config, gateway)?;
+    if let Some(own) = filled(entry, "defaultAgent") {
+        return Some(own.to_owned());
+    }
+    if !discover::is_local(filled(entry, "url")?) {
+        return None;
+    }
+    let household = discover::agents::of(entry, &live.user_home);
+    Some(discover::agents::chosen(&household.agents).unwrap_or("default").to_owned())
+}
+
+/// A gateway as the configuration has it.
+fn gateway_entry<'c>(config: &'c Config, name: &str) -> Option<&'c Value> {
+    let all = config.document.get("openclawGateways")?.as_array()?;
+    all.iter().find(|gateway| filled(gateway, "name") == Some(name))
+}
+
+fn filled<'v>(of: &'v Value, key: &str) -> Option<&'v str> {
+    of.get(key)?.as_str().map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// The agent behind the gateway of an agent of the hub, and where it works if that is on this machine.
+pub(super) fn openclaw_workspace(live: &Live, config: &Config, credentials: &Credentials) -> Option<(String, PathBuf)> {
+    let gateway = credentials.openclaw_gateway.as_deref().map(str::trim)?;
+    let named = credentials.openclaw_agent.as_deref().map(str::trim).filter(|agent| !agent.is_empty());
+    let agent = openclaw_agent(live, config, gateway, named)?;
+    let household = discover::agents::of(gateway_entry(config, gateway)?, &live.user_home);
+    let known = household.agents.iter().find(|known| known["id"] == *agent)?;
+    let workspace = expand(filled(known, "workspace")?, &live.user_home);
+    workspace.is_absolute().then_some((agent, workspace))
+}
+
+fn expand(path: &str, user_home: &Path) -> PathBuf {
+    path.strip_prefix("~/").map_or_else(|| PathBuf::from(path), |below| user_home.join(below))
 }
 
 /// The agent of the hub that stands for an agent behind a gateway already.

@@ -11,10 +11,8 @@ use super::hubs;
 use super::vectors::{self, in_home, list, members, strings};
 use crate::config::{Config, Home, agents, load};
 use crate::engine::route::Route;
+use crate::runtime::openclaw::discover::{Found, merge::merge};
 use crate::runtime::selection::{self, Choice};
-
-/// Kinds that are tested where their function is.
-const ELSEWHERE: &[&str] = &["openclaw_merge"];
 
 #[test]
 fn configurations_are_read_and_changed_as_the_vectors_say() {
@@ -66,10 +64,21 @@ fn run_all(place: &Path) {
             }
             "map" => mapped(&input, &expected, &home, &user_home),
             "boot_agents" => booted(&input, &expected, &home),
-            other => {
-                assert!(ELSEWHERE.contains(&other), "nothing knows the kind {other:?}");
-                continue;
+            "openclaw_merge" => {
+                let found = |found: &Value| {
+                    let text = |key: &str| found[key].as_str().map(str::to_owned);
+                    Found {
+                        name: text("name").unwrap(),
+                        url: text("url").unwrap(),
+                        token: text("token"),
+                        token_file: text("tokenFile"),
+                    }
+                };
+                let found: Vec<Found> = list(&input["found"]).iter().map(found).collect();
+                let merged = merge(list(&input["existing"]), &found);
+                (expected, json!({"changed": merged.changed, "added": merged.added, "gateways": merged.gateways}))
             }
+            other => panic!("nothing knows the kind {other:?}"),
         };
         if expected != found {
             failed.push(format!("{}\n  expected {expected}\n  found    {found}", case["name"]));

@@ -44,8 +44,6 @@ const UNKNOWN: &[&str] = &[
     "gateway_login_start",
     "gateway_login_status",
     "cloud_gateway_runtime_inbound",
-    "apply_session_profile",
-    "get_session_profile",
 ];
 /// The clock of the vectors.
 const NOW: i64 = 1_800_000_000_000;

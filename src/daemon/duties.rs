@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use super::bound::Bound;
 use super::reload::Live;
 use super::wakes::Wakes;
-use super::{agent_files, agent_skills, diagnostics, hubs, openclaw, provision, restart, runtimes, set_route};
+use super::{agent_files, agent_skills, bindings, diagnostics, hubs, openclaw};
+use super::{provision, restart, runtimes, session_profile, set_route};
 use crate::channel::botcord::credentials::{Credentials, file};
 use crate::config::load;
 use crate::crypto;
 use crate::engine::gate::Policy;
+use crate::engine::route::Route;
 use crate::link::botcord_control::connection::Link;
 use crate::link::botcord_control::frame::{Frame, Handled, Refused, event};
 use crate::link::botcord_control::identity::{self, Patch, Patched};
@@ -67,6 +69,12 @@ impl Duties for HubDuties {
             "list_agent_files" => self.list_files(params).map(Some),
             "list_agent_skills" => self.list_skills(params).map(Some),
             "install_agent_skill" => self.install_skill(params).map(Some),
+            "apply_session_profile" => self.apply_profile(params).map(Some),
+            "get_session_profile" => {
+                let agent = agent_id(params, "agentId")?;
+                let place = session_profile::Place::read(&self.live.home, &agent, params)?;
+                session_profile::get(&place, params, now_ms()).map(Some)
+            }
             "reload_config" => {
                 let reloaded = self.live.reload().map_err(Refused::failed)?;
                 Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
@@ -184,12 +192,14 @@ impl HubDuties {
             return Err(Refused::new("agent_credentials_missing", "the agent has no usable credentials here"));
         };
         let runtime = self.runtime(&Bound::from(&credentials));
+        let config = load::load(&self.live.home.config()).unwrap_or_default();
         let owner = agent_files::Owner {
             home: &self.live.home,
             user_home: &self.live.user_home,
             agent: &agent,
             runtime: &runtime,
             credentials: &credentials,
+            openclaw: bindings::openclaw_workspace(&self.live, &config, &credentials),
         };
         let wanted = params.get("fileId").and_then(Value::as_str).filter(|id| !id.is_empty());
         Ok(agent_files::list(&owner, wanted))
@@ -217,6 +227,18 @@ impl HubDuties {
         let installed = agent_skills::install(&owner, params)?;
         let snapshot = agent_skills::snapshot(&owner, now_ms());
         Ok(json!({"agentId": bound.id, "installed": installed, "snapshot": snapshot}))
+    }
+
+    fn apply_profile(&self, params: &Value) -> Result<Value, Refused> {
+        let agent = agent_id(params, "agentId")?;
+        let place = session_profile::Place::read(&self.live.home, &agent, params)?;
+        let routes = self.live.engine.routes();
+        let own = |route: &&Route| {
+            route.matches.channel.is_none() && route.matches.account_id.as_deref() == Some(agent.as_str())
+        };
+        let route = routes.managed.iter().find(own);
+        let route = route.ok_or_else(|| Refused::new("agent_not_loaded", format!("{agent} has no route here")))?;
+        session_profile::apply(&place, route, params, now_ms()).map_err(|why| Refused::new("profile_apply_failed", why))
     }
 
     /// An agent that has a channel here.

@@ -38,6 +38,7 @@ mod restart;
 mod rooms;
 mod runtimes;
 mod seeds;
+mod session_profile;
 mod set_route;
 mod signals;
 mod snapshot;

@@ -163,8 +163,7 @@ pub(super) fn provision(live: &Live, params: &Value) -> Result<Value, Refused> {
     if wanted.runtime.as_deref() == Some(OPENCLAW)
         && let Some(gateway) = &wanted.gateway
     {
-        wanted.gateway_agent =
-            bindings::openclaw_agent(&config, &live.user_home, gateway, wanted.gateway_agent.as_deref());
+        wanted.gateway_agent = bindings::openclaw_agent(live, &config, gateway, wanted.gateway_agent.as_deref());
         let agent = wanted.gateway_agent.as_deref();
         if let Some(known) = agent.and_then(|agent| bindings::of_openclaw(live, &config, gateway, agent)) {
             return bind(live, &known);
