@@ -4,22 +4,20 @@
 //! Names and URLs come from whoever wrote the message. Only files of the agent's own hub are fetched, and a name is
 //! turned into one that can do no harm. What fails is left out, and its URL is still in the text.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
-use rustix::fs::OFlags;
 use serde_json::Value;
 
 use super::far::Far;
+use crate::channel::attached;
 use crate::message::{Attachment, AttachmentKind};
 
 /// Files of one message.
 const MAX_FILES: usize = 10;
 /// Largest file, in bytes.
 const MAX_BYTES: u64 = 10 << 20;
-/// Longest name, in bytes.
-const NAME: usize = 120;
 
 /// Fetches what an inbox message brings into `<workspace>/attachments/<hub message id>/`.
 pub fn fetch(far: &dyn Far, workspace: &Path, raw: &Value) -> Vec<Attachment> {
@@ -52,7 +50,7 @@ pub fn fetch(far: &dyn Far, workspace: &Path, raw: &Value) -> Vec<Attachment> {
 }
 
 fn fetch_one(far: &dyn Far, dir: &Path, url: &str, filename: &str) -> Result<Attachment, String> {
-    let (path, mut file) = create(dir, &local_name(filename))?;
+    let (path, mut file) = attached::create(dir, &attached::local_name(filename))?;
     let fetched = far.download(url, MAX_BYTES, &mut file).map_err(|e| e.to_string());
     match fetched {
         Ok(download) => {
@@ -71,40 +69,6 @@ fn fetch_one(far: &dyn Far, dir: &Path, url: &str, filename: &str) -> Result<Att
             Err(why)
         }
     }
-}
-
-/// A new file of this name, or of the name with a counter.
-fn create(dir: &Path, name: &str) -> Result<(PathBuf, File), String> {
-    for n in 1..=2 * MAX_FILES {
-        let path = dir.join(counted(name, n));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        match options.open(&path) {
-            Ok(file) => return Ok((path, file)),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e.to_string()),
-        }
-    }
-    Err("too many files of one name".into())
-}
-
-fn counted(name: &str, n: usize) -> String {
-    match name.rsplit_once('.') {
-        _ if n == 1 => name.to_owned(),
-        Some((stem, extension)) if !stem.is_empty() => format!("{stem}-{n}.{extension}"),
-        _ => format!("{name}-{n}"),
-    }
-}
-
-/// A name for a file that somebody else has named: no directories, no hidden files, nothing but plain characters.
-pub fn local_name(filename: &str) -> String {
-    let base = filename.rsplit(['/', '\\']).next().unwrap_or_default();
-    let plain = |c: char| if c.is_alphanumeric() || "._- ()".contains(c) { c } else { '_' };
-    let name: String = base.chars().map(plain).collect();
-    let hidden = name.len() - name.trim_start_matches('.').len();
-    let name = format!("{}{}", "_".repeat(hidden), &name[hidden..]);
-    let kept = name.get(..name.floor_char_boundary(NAME)).unwrap_or_default().trim();
-    if kept.is_empty() { "file".to_owned() } else { kept.to_owned() }
 }
 
 #[cfg(test)]
@@ -135,25 +99,5 @@ mod tests {
         assert_eq!(hub.calls().len(), 3);
         let hostile = json!({"hub_msg_id": "../h", "envelope": raw["envelope"]});
         assert!(fetch(&hub, &dir.0, &hostile).is_empty());
-    }
-
-    #[test]
-    fn names_do_no_harm() {
-        for (given, expected) in [
-            ("a.png", "a.png"),
-            ("../../etc/passwd", "passwd"),
-            ("C:\\x\\report (1).pdf", "report (1).pdf"),
-            (".ssh", "_ssh"),
-            ("..", "__"),
-            ("a\nb\u{202e}c*.txt", "a_b_c_.txt"),
-            ("", "file"),
-            ("x/", "file"),
-            ("報告.pdf", "報告.pdf"),
-        ] {
-            assert_eq!(local_name(given), expected, "{given:?}");
-        }
-        assert_eq!(local_name(&"é".repeat(100)).len(), NAME);
-        assert_eq!((counted("a.png", 1), counted("a.png", 2)), ("a.png".into(), "a-2.png".into()));
-        assert_eq!(counted("a", 3), "a-3");
     }
 }
