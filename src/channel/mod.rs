@@ -6,3 +6,4 @@ pub mod attached;
 pub mod botcord;
 pub mod local;
 pub mod manager;
+pub mod telegram;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::document::{Complaints, ConfigError, Node, Problem, spelled};
+use super::gateways::{self, GatewayProfile};
 use super::keys;
 use super::locate::{Step, line_of};
 use super::paths::{expand_tilde, plain};
@@ -89,7 +90,9 @@ fn settings(root: &Node<'_>, config: &mut Config, to: &mut Complaints<'_>) {
     config.acp_runtimes = acp_runtimes(root, to);
     config.default_route = root.get("defaultRoute").and_then(|n| routes::default_route(&n, root, config, to));
     config.routes = routes::routes(root, config, to);
-    gateways(root, to);
+    openclaw_gateways(root, to);
+    gateways::check(root, to);
+    config.gateways = GatewayProfile::all(&config.document);
     config.local_agents = local_agents(root, config, to);
 
     let default = Config::default();
@@ -334,29 +337,22 @@ fn file_name(node: &Node<'_>, key: &str, to: &mut Complaints<'_>) -> Option<Stri
     Some(name.to_owned())
 }
 
-/// Keys that bellhop only keeps: as much is checked as a later use relies on.
-fn gateways(root: &Node<'_>, to: &mut Complaints<'_>) {
-    for (list, fields, id) in
-        [("openclawGateways", &["name", "url"][..], "name"), ("thirdPartyGateways", &["id", "type", "accountId"], "id")]
-    {
-        let mut seen: Vec<&str> = Vec::new();
-        for node in root.list(list, to).unwrap_or_default() {
-            if node.object(to).is_none() {
-                continue;
-            }
-            for field in fields {
-                node.needed_text(field, to);
-            }
-            if list == "thirdPartyGateways" && node.get("type").is_some_and(|t| t.value().is_string()) {
-                node.word("type", &[("telegram", ()), ("wechat", ()), ("feishu", ())], to);
-            }
-            let Some(at) = node.get(id) else { continue };
-            let Some(name) = at.value().as_str() else { continue };
-            if seen.contains(&name) {
-                at.complain(to, format!("{name:?} is there twice"));
-            }
-            seen.push(name);
+/// As much is checked as a later use relies on.
+fn openclaw_gateways(root: &Node<'_>, to: &mut Complaints<'_>) {
+    let mut seen: Vec<&str> = Vec::new();
+    for node in root.list("openclawGateways", to).unwrap_or_default() {
+        if node.object(to).is_none() {
+            continue;
         }
+        for field in ["name", "url"] {
+            node.needed_text(field, to);
+        }
+        let Some(at) = node.get("name") else { continue };
+        let Some(name) = at.value().as_str() else { continue };
+        if seen.contains(&name) {
+            at.complain(to, format!("{name:?} is there twice"));
+        }
+        seen.push(name);
     }
 }
 

@@ -5,12 +5,14 @@
 //! daemon with bellhop's own keys beside it.
 //!
 //! - [`keys`]: the one table of keys. - [`load`]: from text to [`Config`]. - [`edit`]: changes to the file.
-//! - [`agents`]: who is named in the document. - [`document`] and [`locate`]: reading JSON so that a mistake can be named with its line.
+//! - [`agents`]: who is named in the document. - [`gateways`]: gateways to other chat services.
+//! - [`document`] and [`locate`]: reading JSON so that a mistake can be named with its line.
 //! - [`paths`]: the home.
 
 pub mod agents;
 pub mod document;
 pub mod edit;
+pub mod gateways;
 pub mod keys;
 pub mod load;
 pub mod locate;
@@ -23,6 +25,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub use document::{ConfigError, Problem};
+pub use gateways::GatewayProfile;
 pub use paths::{Home, HomeError};
 
 use crate::engine::approvals::ApprovalPolicy;
@@ -141,6 +144,8 @@ pub struct Config {
     pub default_route: Option<Route>,
     /// Routes, in file order.
     pub routes: Vec<Route>,
+    /// Gateways to other chat services, in file order.
+    pub gateways: Vec<GatewayProfile>,
     /// Whether progress is shown to far sides that want it.
     pub stream_blocks: bool,
     /// Whether transcripts are kept, before `BOTCORD_TRANSCRIPT` has its say.
@@ -202,6 +207,7 @@ impl Default for Config {
             hub: HubSettings::default(),
             default_route: None,
             routes: Vec::new(),
+            gateways: Vec::new(),
             stream_blocks: true,
             transcript: true,
             max_concurrent_turns: default_concurrency(),

@@ -185,6 +185,21 @@ impl Home {
         self.daemon_dir().join("daemon.pid")
     }
 
+    /// Secrets and cursors of gateways to other chat services.
+    pub fn gateways_dir(&self) -> PathBuf {
+        self.daemon_dir().join("gateways")
+    }
+
+    /// The secret of one gateway.
+    pub fn gateway_secret(&self, id: &str) -> PathBuf {
+        self.gateways_dir().join(format!("{}.json", segment(id)))
+    }
+
+    /// What a gateway goes on from after a restart.
+    pub fn gateway_state(&self, id: &str) -> PathBuf {
+        self.gateways_dir().join(format!("{}.state.json", segment(id)))
+    }
+
     /// Model catalogues.
     pub fn catalog_cache(&self) -> PathBuf {
         self.daemon_dir().join("runtime-catalog-cache")

@@ -204,11 +204,17 @@ impl Control for NodeControl {
     }
 
     fn cancel_conversation(&self, which: Cancel) -> Result<Cancelled, Failure> {
-        // A hub's agent has a channel of its own name.
-        let hubs = which.agent.clone().filter(|agent| self.channels.statuses().contains_key(agent));
-        let (channel, agent) = match hubs {
-            Some(agent) => (agent.clone(), agent),
-            None => (local::ID.to_owned(), self.agent(which.agent)?.name),
+        let connections = self.channels.statuses();
+        // A hub's agent has a channel of its own name; a conversation of another service is named after that.
+        let hubs = which.agent.clone().filter(|agent| connections.contains_key(agent));
+        let is_hubs = hubs.is_some();
+        let agent = hubs.map_or_else(|| self.agent(which.agent).map(|a| a.name), Ok)?;
+        let service = which.conversation.as_deref().and_then(|c| c.split_once(':')).map_or("", |(service, _)| service);
+        let gateway = connections.values().find(|c| c.account_id == agent && c.provider == service);
+        let channel = match gateway {
+            Some(gateway) => gateway.channel.clone(),
+            None if is_hubs => agent.clone(),
+            None => local::ID.to_owned(),
         };
         let conversation = Self::conversation(which.conversation, None);
         Ok(Cancelled { cancelled: self.engine.cancel_conversation(&channel, &agent, &conversation) })

@@ -81,7 +81,9 @@ impl Duties for HubDuties {
             }
             "collect_diagnostics" => diagnostics::collect(&self.live).map(Some),
             "restart_daemon" => Ok(Some(restart::schedule(&self.live))),
-            kind => Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64)))),
+            kind => self.live.gateway_frames.carry_out(&*self.live, kind, params).unwrap_or_else(|| {
+                Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64))))
+            }),
         }
     }
 }

@@ -153,7 +153,9 @@ fn is_half(name: &str) -> bool {
 
 /// The hub's id of a message, after which its attachments' directory is named.
 fn is_message_id(name: &str) -> bool {
-    name.strip_prefix("h_").is_some_and(|id| id.len() >= 8 && id.bytes().all(|b| b.is_ascii_alphanumeric()))
+    let of_hub = |id: &str| id.len() >= 8 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    let of_telegram = |id: &str| id.contains('_') && id.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'_' | b'-'));
+    name.strip_prefix("h_").is_some_and(of_hub) || name.strip_prefix("tg_").is_some_and(of_telegram)
 }
 
 fn is_number(text: &str) -> bool {

@@ -21,6 +21,7 @@ mod dispatch_vectors;
 mod dump;
 mod duties;
 mod garbage;
+mod gateways;
 mod health;
 mod hubs;
 mod meters;
@@ -77,6 +78,8 @@ use crate::usage::Book;
 use channels::Channels;
 use control::NodeControl;
 use control_link::{ControlLink, LinkSlot};
+use gateways::Gateways;
+use gateways::frames::Frames;
 use hubs::Hubs;
 use meters::Meters;
 use notify::Supervisor;
@@ -238,7 +241,9 @@ impl Node {
         // Who is here for some conversations of this machine leaves the hubs to the daemon.
         let hubs = if recovery == Recovery::All { Hubs::find(home, &config) } else { Hubs::default() };
         hubs.prepare(home, &config);
-        let assembled = parts::assemble(home, &config, Arc::clone(&follow), &rooms, &hubs);
+        let gateways =
+            if recovery == Recovery::All { Gateways::find(home, &config, &hubs) } else { Gateways::default() };
+        let assembled = parts::assemble(home, &config, Arc::clone(&follow), &rooms, &hubs, &gateways);
         let (mut parts, mut names, prompts) = assembled.map_err(StartError::Failed)?;
         let slot = Arc::new(LinkSlot::default());
         names.link = Arc::clone(&slot);
@@ -266,6 +271,7 @@ impl Node {
         });
         let snapshots = snapshots.transpose().map_err(|e| failed(&e))?;
         hubs.open(&engine, &channels);
+        gateways.open(&engine, &channels);
         channels.start_all();
         let (shutdown, shutdowns) = bounded(1);
         let (restart, restarts) = bounded(1);
@@ -286,6 +292,8 @@ impl Node {
             engine: engine.clone(),
             channels: channels.clone(),
             hubs,
+            gateways,
+            gateway_frames: Frames::new(home),
             agents,
             user_home: std::env::var_os("HOME").map(Into::into).unwrap_or_default(),
             started_with: config.document,
@@ -407,6 +415,7 @@ impl Node {
 
     fn close(&mut self) {
         self.live.hubs.close();
+        self.live.gateways.close();
         if let Some(snapshots) = self.snapshots.take() {
             snapshots.stop();
         }

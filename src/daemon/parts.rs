@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::agents::{self, Agents};
 use super::control::Names;
+use super::gateways::{self, Gateways};
 use super::hubs::Hubs;
 use super::rooms::Rooms;
 use crate::channel::local::Local;
@@ -30,6 +31,7 @@ pub(super) fn assemble(
     follow: Arc<Follow>,
     rooms: &Rooms,
     hubs: &Hubs,
+    gateways: &Gateways,
 ) -> Result<(Parts, Names, Arc<Prompts>), String> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     // What it finds it logs itself.
@@ -55,7 +57,10 @@ pub(super) fn assemble(
         runtimes: Arc::new(registry),
         prompts: Arc::clone(&prompts) as Arc<dyn PromptBuilder>,
         observers: vec![follow, Arc::clone(&prompts) as Arc<dyn TurnObserver>],
-        channels: std::iter::once(Arc::new(Local) as Arc<dyn Channel>).chain(hubs.for_engine()).collect(),
+        channels: std::iter::once(Arc::new(Local) as Arc<dyn Channel>)
+            .chain(hubs.for_engine())
+            .chain(gateways.for_engine())
+            .collect(),
         settings: settings(home, config),
     };
     Ok((parts, names, prompts))
@@ -129,6 +134,7 @@ pub(super) fn routes(home: &Home, config: &Config, registry: &Registry, hubs: &H
         }
     };
     let local = config.local_agents.iter().map(|agent| agents::route(home, agent, &default));
+    let local = local.chain(gateways::routes(home, config, &default));
     let managed = local.chain(hubs.routes(home, config, &default)).collect();
     Routes { user: config.routes.clone(), managed, default }
 }

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 use super::agents::{self, Agents};
 use super::channels::Channels;
 use super::control_link::LinkSlot;
+use super::gateways::Gateways;
+use super::gateways::frames::Frames;
 use super::hubs::Hubs;
 use super::parts;
 use crate::channel::botcord::credentials::Credentials;
@@ -20,7 +22,7 @@ use crate::runtime::Registry;
 use crate::store::Disk;
 
 /// What a daemon applies without a restart.
-const LIVE: [&str; 10] = [
+const LIVE: [&str; 11] = [
     "local",
     "agents",
     "agentId",
@@ -28,6 +30,7 @@ const LIVE: [&str; 10] = [
     "defaultRoute",
     "routes",
     "openclawGateways",
+    "thirdPartyGateways",
     "approvals",
     "hubControlPublicKeys",
     "requireSignedControl",
@@ -41,6 +44,9 @@ pub(super) struct Live {
     pub(super) engine: Engine,
     pub(super) channels: Channels,
     pub(super) hubs: Hubs,
+    pub(super) gateways: Gateways,
+    /// What the hub asks about them.
+    pub(super) gateway_frames: Frames,
     pub(super) agents: Arc<Agents>,
     /// The document of the configuration that the process was started with.
     pub(super) started_with: Map<String, Value>,
@@ -100,6 +106,7 @@ impl Live {
         // Before the channels, so that their first message finds its route.
         self.set_routes(&config);
         self.hubs.connect(&self.engine, &self.channels);
+        self.gateways.follow(&self.home, &config, &self.hubs, &self.engine, &self.channels);
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
         self.link.follow(&config.document);
