@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::host::{AgentRow, BundleWish, LoginCheck, RuntimeRow, Wanted};
 use super::output::{neutral, one_line, say, say_json, table, width};
-use super::{Context, gateways, hub_agents, hub_login, machine, stop};
+use super::{Context, gateway, gateways, hub_agents, hub_login, machine, stop};
 use crate::config::{Config, load};
 use crate::serve::client::{Client, ClientError};
 use crate::serve::wire::{DaemonStatus, Wellness};
@@ -125,6 +125,7 @@ fn report(context: &Context<'_>, login: LoginCheck) -> Report {
     });
     let (agents, passed_over) = context.host.agents(&context.home, &config);
     checks.extend(hub_agents::findings(&agents, &passed_over));
+    checks.extend(gateway::findings(&config, context));
     let status = Client::connect(&context.home.socket()).and_then(|c| c.status());
     let control = status.as_ref().map(|status| status.control.clone()).unwrap_or_default();
     checks.extend(hub_login::findings(context, &config, status.is_ok(), &control));

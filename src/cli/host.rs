@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::channel::botcord::credentials::check::Checked;
-use crate::config::{Config, Home};
+use crate::config::{Config, GatewayProfile, Home};
 use crate::link::botcord_control::enter::{Entered, Look, Said, Wish};
 use crate::runtime::catalogue::Catalogue;
 use crate::serve::wire::{Queue, QueueItem};
@@ -54,6 +54,15 @@ pub trait Host: Sync {
 
     /// Looks for OpenClaw gateways on this machine, and writes new ones into the configuration.
     fn find_gateways(&self, home: &Home, config: Config) -> Config;
+
+    /// The secret of a gateway; the error says what is wrong and holds nothing of it.
+    fn gateway_secret(&self, home: &Home, profile: &GatewayProfile) -> Result<String, String>;
+
+    /// Writes the secret of a gateway.
+    fn store_gateway_secret(&self, home: &Home, profile: &GatewayProfile, secret: &str) -> Result<(), String>;
+
+    /// Who the bot of a gateway is, as its service says; asks it, which may take seconds.
+    fn ask_gateway(&self, profile: &GatewayProfile, secret: &str) -> Result<Value, String>;
 
     /// The runtimes that there are, in the order of every listing. May take seconds: it asks the programs
     /// for their versions and whatever else is wanted.
@@ -227,6 +236,18 @@ impl Host for NoEngine {
 
     fn find_gateways(&self, _home: &Home, config: Config) -> Config {
         config
+    }
+
+    fn gateway_secret(&self, _home: &Home, _profile: &GatewayProfile) -> Result<String, String> {
+        Err("this build of bellhop has no engine".into())
+    }
+
+    fn store_gateway_secret(&self, _home: &Home, _profile: &GatewayProfile, _secret: &str) -> Result<(), String> {
+        Err("this build of bellhop has no engine".into())
+    }
+
+    fn ask_gateway(&self, _profile: &GatewayProfile, _secret: &str) -> Result<Value, String> {
+        Err("this build of bellhop has no engine".into())
     }
 
     fn runtimes(&self, _home: &Home, _config: &Config, _wanted: Wanted) -> Vec<RuntimeRow> {

@@ -20,6 +20,7 @@ mod config;
 mod connect;
 pub mod doctor;
 mod failure;
+mod gateway;
 mod gateways;
 mod hub_agents;
 mod hub_login;
@@ -165,6 +166,7 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<Exit, Failure> {
         "route" => route::run(args, &context),
         "runtimes" => runtimes::run(args, &context),
         "config" => config::run(args, &context),
+        "gateway" => gateway::run(args, &context),
         "service" => service::run(args, &context),
         "sessions" => sessions::run(args, &context),
         "transcript" => transcript::run(args, &context),

@@ -5,6 +5,7 @@
 
 use super::args::{Command, Operands, Opt, Value};
 
+mod gateway;
 mod room;
 
 const fn flag(long: &'static str, help: &'static str) -> Opt {
@@ -338,6 +339,7 @@ pub const COMMANDS: &[Command] = &[
         default_verb: Some("show"),
         ..EMPTY
     },
+    gateway::GATEWAY,
     Command {
         name: "usage",
         summary: "Show what turns have cost: tokens, time, money",

@@ -31,6 +31,15 @@ pub const LAYOUT: &[(&str, &str)] = &[
     ("daemon/user-auth.json", "Login of this daemon at a hub; with it the hub can bring and take agents."),
     ("daemon/auth-expired.flag", "The hub takes that login no more: a person has to log in again."),
     ("daemon/control-frames.jsonl", "Which of the hub's frames were answered, and how."),
+    ("daemon/gateways/<gateway>.json", "Secret of a gateway: the token of a bot."),
+    (
+        "daemon/gateways/<gateway>.state.json",
+        "Where a gateway is in its messages, and who wrote to it without being allowed.",
+    ),
+    (
+        "daemon/gateway-sends.json",
+        "What the hub had gateways send in the last day, so that a repetition is not sent again.",
+    ),
     ("agents/<agent>/workspace/", "Working directory of an agent that has no other."),
     ("agents/<agent>/transcripts/<conversation>/<topic>.jsonl", "Transcripts."),
     ("memory/<agent>/working-memory.json", "Working memory."),

@@ -56,12 +56,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
+use serde_json::Value;
 
 use crate::channel::manager::Backoff;
 use crate::cli::host::{
     AgentRow, BundleWish, Bundled, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted,
 };
-use crate::config::{Config, Home, load};
+use crate::config::{Config, GatewayProfile, Home, load};
 use crate::engine::journal::Journal;
 use crate::engine::ports::{TurnHook, TurnObserver};
 use crate::engine::{Engine, Recovery, now_ms};
@@ -185,6 +186,21 @@ impl Host for Program {
 
     fn bundle(&self, home: &Home, wish: BundleWish) -> std::io::Result<Bundled> {
         diagnostics::bundle(home, wish)
+    }
+
+    fn gateway_secret(&self, home: &Home, profile: &GatewayProfile) -> Result<String, String> {
+        gateways::secret::read(profile, home)
+    }
+
+    fn store_gateway_secret(&self, home: &Home, profile: &GatewayProfile, secret: &str) -> Result<(), String> {
+        gateways::secret::write(&profile.secret_path(home), home, "botToken", secret)
+    }
+
+    fn ask_gateway(&self, profile: &GatewayProfile, secret: &str) -> Result<Value, String> {
+        if profile.kind != crate::config::gateways::TELEGRAM {
+            return Err(format!("bellhop does not connect gateways of {}", profile.kind));
+        }
+        gateways::ask(profile, secret)
     }
 
     fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
