@@ -203,7 +203,10 @@ fn what_others_wrote_is_kept() {
         serde_json::to_value(&config.document).unwrap(),
         serde_json::from_str::<serde_json::Value>(text).unwrap()
     );
-    assert_eq!(config.warnings, ["config.json: unknown keys, kept but without effect: cloud (line 1)"]);
+    assert_eq!(
+        config.warnings,
+        ["config.json: unknown keys, kept but without effect: cloud (line 1), thirdPartyGateways[0].foo (line 1)"]
+    );
 }
 
 #[test]

@@ -178,8 +178,8 @@ const CONFIGURATION: &[&str] = &[
     "The format is that of the BotCord daemon, so that its file can be used as it is; keys that it does not know are \
      marked as bellhop's own. The BotCord daemon drops those when it writes the file.",
     "Changes take effect at the next start. When the daemon receives SIGHUP, agents and routes (local, defaultRoute, \
-     routes, openclawGateways) and approvals change for the next message; the log names other keys that have changed and wait for a \
-     restart. A file with a mistake changes nothing; the log says where it is.",
+     routes, openclawGateways) and approvals change for the next message, and thirdPartyGateways are connected as they are \
+     now; the log names other keys that have changed and wait for a restart. A file with a mistake changes nothing; the log says where it is.",
 ];
 
 const CONFIGURATION_EXAMPLE: &str = r#"{
