@@ -4,12 +4,13 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
+use bellhop::engine::Recovery;
 use bellhop::engine::now_ms;
 use bellhop::engine::park::MarkerFile;
-use bellhop::engine::ports::{RecentMessage, RunRequest, TurnEvent, TurnObserver};
+use bellhop::engine::ports::{Channel, RecentMessage, RunRequest, TurnEvent, TurnObserver};
 use bellhop::engine::sessions::SessionEntry;
 use bellhop::message::{ConversationKind, Inbound};
-use support::engine::{Build, FakeChannel, Harness, answer, group, script};
+use support::engine::{Build, FakeChannel, Harness, answer, group, hang, script};
 
 fn media(room: &str, id: &str) -> Inbound {
     Inbound { media_only: true, ..group(room, id, "[image]") }
@@ -72,6 +73,33 @@ fn a_restart_gives_no_agent_its_waits_anew() {
     let again = Harness::in_dir(h.stop(), waiting());
     assert_eq!(again.channel.settled.wait(1)[0].ids, ["m"]);
     assert_eq!(again.runtime.runs.len(), 2, "three waits, so four runs in all");
+}
+
+#[test]
+fn what_was_left_for_a_channel_goes_on_when_it_comes_and_not_before() {
+    let h = Harness::script("as-channels-come", |_, request, cancel, _| match request.room_id.as_str() {
+        "rm_slow" => hang(cancel),
+        _ => Ok(answer("done", "s")),
+    });
+    h.handle(group("rm_quick", "0", "hello"));
+    h.accept(group("rm_slow", "1", "hello"));
+    h.runtime.runs.wait(2);
+    let elsewhere = || Build {
+        channel: FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities()),
+        recovery: Recovery::AsChannelsCome,
+        ..Build::default()
+    };
+    let again = Harness::in_dir(h.stop(), elsewhere());
+    assert_eq!((again.recovered.requeued, again.recovered.dormant, again.runtime.runs.len()), (0, 1, 0));
+    // Nor does the next process lose it.
+    let again = Harness::in_dir(again.stop(), elsewhere());
+    let channel = Arc::new(FakeChannel::botcord());
+    again.engine.add_channel(Arc::clone(&channel) as Arc<dyn Channel>);
+    assert_eq!(channel.settled.wait(1)[0].ids, ["1"]);
+    again.engine.add_channel(Arc::clone(&channel) as Arc<dyn Channel>);
+    again.engine.add_channel(Arc::new(FakeChannel::new("third", "botcord", channel.capabilities())));
+    idle(&again);
+    assert_eq!((again.runtime.runs.len(), channel.settled.len()), (1, 1));
 }
 
 #[derive(Default)]

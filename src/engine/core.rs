@@ -130,6 +130,8 @@ pub(super) struct State {
     pub(super) interrupted: usize,
     /// Queue keys with entries in the journal that were left alone at start-up.
     pub(super) dormant: HashSet<String>,
+    /// Channels that were there so far, where messages wait for theirs to come.
+    pub(super) came: Option<HashSet<String>>,
     /// Conversations whose agent waits.
     pub(super) parks: Parks,
     /// Turn ids of which their transcript says already that another one took their place, and whose messages are not

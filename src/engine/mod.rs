@@ -202,6 +202,7 @@ impl Engine {
                 phase: Phase::Running,
                 interrupted: 0,
                 dormant: HashSet::new(),
+                came: None,
                 parks: Parks::default(),
                 shelf: HashMap::new(),
                 waits: waits::Waits::default(),
@@ -289,10 +290,12 @@ impl Engine {
         attention::set_policy(&self.core, agent, conversation, policy);
     }
 
-    /// Adds a channel, in place of one with the same id.
+    /// Adds a channel, in place of one with the same id. Its routes are to be there already: messages that have waited
+    /// for it go on.
     pub fn add_channel(&self, channel: Arc<dyn Channel>) {
-        let mut channels = self.core.channels.write().unwrap_or_else(PoisonError::into_inner);
-        channels.insert(channel.id().to_owned(), channel);
+        let id = channel.id().to_owned();
+        self.core.channels.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), channel);
+        recover::channel_came(&self.core, &id);
     }
 
     /// Removes a channel. Its messages that wait or run go on; what they answer cannot be sent any more.

@@ -6,7 +6,7 @@
 //! acknowledged.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::aside::{self, SetAside};
@@ -26,6 +26,8 @@ pub enum Recovery {
     All,
     /// Only conversations in which a new message arrives; the others wait for a daemon.
     OnDemand,
+    /// Everything whose channel is there; the rest when its channel is added.
+    AsChannelsCome,
 }
 
 /// What was found.
@@ -46,20 +48,53 @@ pub struct Recovered {
 }
 
 pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
-    let entries: Vec<Entry> = core.journal.view(|ledger| ledger.entries().cloned().collect());
-    let mut found = Recovered::default();
-    let mut stale: HashMap<String, Vec<Entry>> = HashMap::new();
-    let oldest = now_ms() - core.settings.stale_after.as_millis() as i64;
     // Nothing starts before everything is in its lane: messages that supersede each other become one turn.
     core.lock().phase = Phase::Draining;
-    if how == Recovery::All {
+    if how != Recovery::OnDemand {
         parking::restore(core);
     }
     park_timer::restore_counts(core);
     aside::restore_counts(core);
-    found.replies = unsent(core, how);
+    let entries: Vec<Entry> = core.journal.view(|ledger| ledger.entries().cloned().collect());
+    let is_here = |channel: &str| how == Recovery::All || core.channel(channel).is_some();
+    // A channel that has not come for so long does not come any more.
+    let given_up = now_ms() - 2 * core.settings.stale_after.as_millis() as i64;
+    let (ours, others): (Vec<Entry>, Vec<Entry>) = entries
+        .into_iter()
+        .partition(|entry| how != Recovery::AsChannelsCome || is_here(&entry.channel) || entry.accepted_at < given_up);
+    let mut found = take_in(core, ours, how, &is_here);
+    found.dormant += others.iter().filter(|e| !matches!(e.state, EntryState::Done { .. })).count();
+    {
+        let mut state = core.lock();
+        if how == Recovery::AsChannelsCome {
+            let channels = core.channels.read().unwrap_or_else(PoisonError::into_inner);
+            state.came = Some(channels.keys().cloned().collect());
+        }
+        state.phase = Phase::Running;
+    }
+    core.pump();
+    say(&found);
+    found
+}
+
+/// A channel has come: what was left for this moment goes on.
+pub(super) fn channel_came(core: &Arc<Core>, id: &str) {
+    let is_first = core.lock().came.as_mut().is_some_and(|came| came.insert(id.to_owned()));
+    if !is_first {
+        return;
+    }
+    let entries = core.journal.view(|ledger| ledger.entries().filter(|e| e.channel == id).cloned().collect());
+    say(&take_in(core, entries, Recovery::AsChannelsCome, &|channel| channel == id));
+}
+
+/// Goes on with these entries, and with the replies that wait for channels that are `here`.
+fn take_in(core: &Arc<Core>, entries: Vec<Entry>, how: Recovery, here: &dyn Fn(&str) -> bool) -> Recovered {
+    let mut found = Recovered::default();
+    let mut stale: HashMap<String, Vec<Entry>> = HashMap::new();
+    let oldest = now_ms() - core.settings.stale_after.as_millis() as i64;
+    found.replies = unsent(core, here);
     let mut parked: HashMap<String, Vec<Entry>> = HashMap::new();
-    if how == Recovery::All {
+    if how != Recovery::OnDemand {
         for entry in entries.iter().filter(|e| is_parked(e) && e.accepted_at >= oldest) {
             parked.entry(entry.queue.clone()).or_default().push(entry.clone());
         }
@@ -120,9 +155,11 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     for entries in stale.into_values() {
         write_off(core, &entries);
     }
-    core.lock().phase = Phase::Running;
-    core.pump();
-    if found != Recovered::default() {
+    found
+}
+
+fn say(found: &Recovered) {
+    if *found != Recovered::default() {
         log::info!(
             "engine.recovered requeued={} interrupted={} replies={} stale={} dormant={} held={}",
             found.requeued,
@@ -133,7 +170,6 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
             found.held
         );
     }
-    found
 }
 
 /// Takes up a conversation that was left alone, because a message arrived in it.
@@ -206,7 +242,7 @@ fn take_up(core: &Arc<Core>, entry: Entry) {
 /// Hands the replies that are not out yet to the outbox, on a thread of its own: a slow channel must not
 /// hold up the start. Whoever is here for some conversations only leaves alone what goes through channels that it does
 /// not have.
-fn unsent(core: &Arc<Core>, how: Recovery) -> usize {
+fn unsent(core: &Arc<Core>, here: &dyn Fn(&str) -> bool) -> usize {
     let mut items: Vec<Item> = core.journal.view(|ledger| {
         let item = |o: &OutboxItem| {
             let turn = ledger.turn(&o.turn);
@@ -225,7 +261,7 @@ fn unsent(core: &Arc<Core>, how: Recovery) -> usize {
                 uncertain: true,
             }
         };
-        let ours = |o: &&OutboxItem| how == Recovery::All || core.channel(&o.message.channel).is_some();
+        let ours = |o: &&OutboxItem| here(&o.message.channel);
         ledger.outbox().filter(ours).map(item).collect()
     });
     let count = items.len();
