@@ -6,12 +6,13 @@ use bellhop::engine::gate::{self, Policy, Subject};
 use bellhop::engine::loop_risk::{self, LoopWatch, Side};
 use bellhop::engine::ports::{RecentMessage, RoomContext, SystemRule, Usage};
 use bellhop::engine::{mention, merge, park, replying, settle};
+use bellhop::link::botcord_control::settle::first;
 use bellhop::message::{CloudRun, Inbound, document};
 use bellhop::prompt::hints::Hints;
 use bellhop::prompt::memory::{self, Memory, Update};
 use bellhop::prompt::{activity, room, sender, skills, user_turn};
 use bellhop::sanitize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use support::vector_file::check;
 
 fn str_of<'v>(input: &'v Value, key: &str) -> &'v str {
@@ -238,6 +239,12 @@ fn vectors_coalesce() {
     });
 }
 
+/// Counts as runtimes give them: whole, and never below nothing.
+fn usage(tokens: &Value) -> Usage {
+    let count = |key: &str| tokens[key].as_f64().unwrap_or(0.0).max(0.0) as u64;
+    Usage { hit: count("inputCacheHitTokens"), miss: count("inputCacheMissTokens"), output: count("outputTokens") }
+}
+
 #[test]
 fn vectors_cloud_settle() {
     check("cloud-settle", &[], |input| match str_of(input, "op") {
@@ -251,18 +258,13 @@ fn vectors_cloud_settle() {
                 settle_usage: event["settleUsage"] != false,
                 ..CloudRun::default()
             };
-            let tokens = event.get("tokens").map(|t| Usage {
-                hit: t["inputCacheHitTokens"].as_u64().unwrap_or(0),
-                miss: t["inputCacheMissTokens"].as_u64().unwrap_or(0),
-                output: t["outputTokens"].as_u64().unwrap_or(0),
-            });
+            let tokens = event.get("tokens").map(usage);
             let wall = event["wallTimeMs"].as_u64().expect("wallTimeMs");
-            let Some(settlement) = settle::settlement(&run, wall, tokens) else { return Value::Null };
-            json!({
-                "url": format!("https://hub.test{}", settlement.path), "method": "POST",
-                "headers": {"Content-Type": "application/json", "Authorization": "Bearer tok"},
-                "body": settlement.body
-            })
+            let Some(settlement) = settle::settlement(&run, wall, tokens, None) else { return Value::Null };
+            let post = first("https://hub.test", "tok", &settlement);
+            let headers: Map<String, Value> =
+                post.headers.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+            json!({"url": post.url, "method": "POST", "headers": headers, "body": post.body})
         }
         "budget" => {
             let message = message_of(&json!({"raw": input["raw"]}));

@@ -17,7 +17,7 @@ use super::ports::{
 };
 use super::records::{self, Ended};
 use super::sessions::{SessionChange, SessionEntry};
-use super::settle;
+use super::settle::{self, Served};
 use super::transcript::{FailureFacts, RuntimeFailure, TurnErrorPhase};
 use super::turn::{Turn, message_ids};
 use super::waits::Cause;
@@ -146,9 +146,14 @@ fn wall_ms(turn: &Turn) -> u64 {
 /// Accounts for the cloud runs that the turn answered. Of several it was the last one's budget, so the usage is too.
 fn settle_runs(core: &Core, turn: &Turn, result: Option<&RunResult>) {
     let used = turn.message.cloud_run.as_ref().and_then(|run| run.run_id.clone());
+    let (ran, runtime) = {
+        let progress = turn.progress();
+        (progress.ran, progress.runtime.clone().unwrap_or_else(|| turn.runtime.clone()))
+    };
     for run in turn.jobs.iter().filter_map(|job| job.message.cloud_run.as_ref()) {
         let (ms, usage) = if run.run_id == used { (wall_ms(turn), result.and_then(|r| r.usage)) } else { (0, None) };
-        if let Some(settlement) = settle::settlement(run, ms, usage) {
+        let served = Served { runtime: &runtime, args: &turn.route.extra_args };
+        if let Some(settlement) = settle::settlement(run, ms, usage, Some(served).filter(|_| ran)) {
             core.hooked(|hook| hook.settle(&settlement));
         }
     }

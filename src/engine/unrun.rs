@@ -93,7 +93,7 @@ fn post(core: &Arc<Core>, message: &Inbound, turn_id: &str, text: String, entrie
 
 /// A cloud run that never ran is accounted for with nothing.
 fn settle_run(core: &Core, message: &Inbound) {
-    if let Some(settlement) = message.cloud_run.as_ref().and_then(|run| settle::settlement(run, 0, None)) {
+    if let Some(settlement) = message.cloud_run.as_ref().and_then(|run| settle::settlement(run, 0, None, None)) {
         core.hooked(|hook| hook.settle(&settlement));
     }
 }

@@ -109,6 +109,12 @@ pub fn group(raws: Vec<Value>, me: Me<'_>, now: i64) -> Option<Inbound> {
         raw.as_object_mut()?.insert("batch".into(), Value::Array(raws));
     }
     let mut message = document::parse(&document_of(raw, said, mentioned, me, now)?).ok()?;
+    // Runs come from the agent itself, by the hub. What somebody else calls one is not ours to account for.
+    if message.sender.id != me.agent
+        && let Some(run) = &mut message.cloud_run
+    {
+        run.settle_usage = false;
+    }
     for entry in &mut message.entries {
         if owner {
             entry.sender_kind = SenderKind::User;

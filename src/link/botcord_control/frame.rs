@@ -68,12 +68,14 @@ pub struct Refused {
     pub message: String,
     /// What else the error says.
     pub more: Map<String, Value>,
+    /// A result all the same.
+    pub result: Option<Box<Value>>,
 }
 
 impl Refused {
     /// A refusal with nothing but a code and a text.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), more: Map::new() }
+        Self { code, message: message.into(), more: Map::new(), result: None }
     }
 
     /// A parameter is missing or of the wrong type.
@@ -99,7 +101,11 @@ pub fn answer(id: &str, handled: &Handled) -> Value {
             let mut error = refused.more.clone();
             error.insert("code".into(), refused.code.into());
             error.insert("message".into(), refused.message.clone().into());
-            json!({"id": id, "ok": false, "error": error})
+            let mut answer = json!({"id": id, "ok": false, "error": error});
+            if let Some(result) = &refused.result {
+                answer["result"] = result.as_ref().clone();
+            }
+            answer
         }
     }
 }
