@@ -1,4 +1,4 @@
-//! Exit codes: the same five for every command, so that scripts can tell a failed turn from a missing daemon.
+//! Exit codes: the same for every command, so that scripts can tell a failed turn from a missing daemon.
 
 use std::process::ExitCode;
 
@@ -15,6 +15,9 @@ pub enum Exit {
     Unreachable,
     /// The daemon is there and takes no messages; `status` alone ends so.
     Down,
+    /// A sandbox's hub does not take its token any more; `start` alone ends so. The number is that of sysexits(3) for
+    /// what may be tried again.
+    Refused,
     /// The time limit ran out. The number is that of timeout(1).
     Timeout,
 }
@@ -26,6 +29,11 @@ impl Exit {
         (Self::Failed, "Failed: the turn ended with an error or was cancelled, a check found something broken."),
         (Self::Usage, "The command line or the configuration is wrong. Nothing was done."),
         (Self::Unreachable, "The daemon cannot be reached, or the connection to it was lost."),
+        (
+            Self::Refused,
+            "start in a sandbox: for half an hour the hub has refused the token of this process, and no turn ran. Whoever \
+             supervises it may start it again with another one.",
+        ),
         (Self::Timeout, "The time limit of --timeout ran out, or the turn's own."),
     ];
 
@@ -36,6 +44,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage | Self::Down => 2,
             Self::Unreachable => 3,
+            Self::Refused => 75,
             Self::Timeout => 124,
         }
     }

@@ -55,6 +55,22 @@ const DELIVERY: &[&str] = &[
      not lost.",
 ];
 
+/// What a hub's sandbox has otherwise.
+const SANDBOX: &[&str] = &[
+    "A hub that runs machines for its people starts bellhop in them with the variable BOTCORD_CLOUD_DAEMON_ACCESS_TOKEN. \
+     Then the login is what the environment says, and there is no other; if one of the variables that belong to it is \
+     missing, bellhop names it and ends with status 1. Each start writes the configuration anew and keeps the one before \
+     as config.json.previous. No agent is connected before the hub has put it there, whatever credentials lie in the home; \
+     what an agent had not finished goes on then. Every frame of the hub has to be signed by one of its keys.",
+    "A start takes the place of a daemon that runs: the one that a sandbox wakes up with has the token that counts. \
+     --background is ignored. sandboxed and keepAnthropicEnv are true unless the configuration says otherwise.",
+    "When the hub refuses the token, the flag daemon/auth-expired.flag is set and the token is shown again every five \
+     minutes; agents go on meanwhile. After half an hour of that in which no turn ran, the daemon ends with status 75.",
+    "What a run has used is written down before its answer is sent, and told to the hub until it has it, refuses it, or a \
+     day is over. Agents see neither the token nor the keys; nor can they read them in the daemon's own environment, \
+     unless they are root.",
+];
+
 const SIGNALS: &[(&str, &str)] = &[
     (
         "SIGTERM, SIGINT",
@@ -135,6 +151,8 @@ fn program() -> String {
     }
     section(&mut out, "DELIVERY");
     paragraphs(&mut out, DELIVERY);
+    section(&mut out, "IN A SANDBOX");
+    paragraphs(&mut out, SANDBOX);
     section(&mut out, "FILES");
     out.push_str(
         "All below the home, \\fI\\(ti/.bellhop\\fR unless \\fB\\-\\-home\\fR or \\fBBELLHOP_HOME\\fR say otherwise. \

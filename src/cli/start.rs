@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::host::Host;
 use super::output::{complain, say};
 use super::{Context, connect, finish, log, login, stop};
+use crate::config::cloud::{self, Cloud};
 use crate::config::{Config, Home};
 
 /// Set in the environment of a detached daemon.
@@ -44,18 +45,23 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
     if !args.flag("background") {
         crate::heap::be_frugal();
     }
+    let cloud = Cloud::of_process().map_err(Failure::new)?;
     let ready = ready_pipe(args)?;
     let detached = std::env::var_os(CHILD_VARIABLE).is_some();
     let context = Context { home: Home::find(args.home.as_deref())?, host };
     context.home.prepare()?;
     // Checked before anything else is touched: a daemon that runs is not replaced by one that cannot start.
-    let mut config = crate::config::load::load(&context.home.config())?;
+    let mut config = match &cloud {
+        // Its file is written anew once the home is ours.
+        Some(_) => cloud::configuration(&context.home)?,
+        None => crate::config::load::load(&context.home.config())?,
+    };
     let running = stop::holder(&context.home)?;
     if args.flag("if-stopped") && running.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    // Whoever has started this process has seen to it.
-    if !detached && std::env::var_os(RESTARTED_VARIABLE).is_none() {
+    // Whoever has started this process has seen to it; a sandbox's login comes with the environment.
+    if cloud.is_none() && !detached && std::env::var_os(RESTARTED_VARIABLE).is_none() {
         let wish = login::wish(args)?;
         if let Some(pid) = running.filter(|_| !args.flag("replace")) {
             let wished = wish.is_some() && login::see_to_it(wish, &context)?;
@@ -69,8 +75,9 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
         login::first_configuration(args, &context)?;
         config = crate::config::load::load(&context.home.config())?;
     }
-    make_room(args, &context.home)?;
-    if args.flag("background") {
+    // The start that a sandbox wakes up with has the token that counts now.
+    make_room(args.flag("replace") || cloud.is_some(), &context.home)?;
+    if args.flag("background") && cloud.is_none() {
         return background(&context.home).map(ExitCode::from);
     }
     if detached {
@@ -100,9 +107,9 @@ fn already_running(pid: i32, told: bool) -> Failure {
     Failure::new(format!("already running (pid {pid}){told}; to put another in its place: --replace"))
 }
 
-fn make_room(args: &Parsed, home: &Home) -> Result<(), Failure> {
+fn make_room(replace: bool, home: &Home) -> Result<(), Failure> {
     let Some(pid) = stop::holder(home)? else { return Ok(()) };
-    if !args.flag("replace") {
+    if !replace {
         return Err(already_running(pid, false));
     }
     stop::terminate(home, pid)?;

@@ -550,6 +550,23 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("BELLHOP_LOG", "Level of the log: error, warn, info (the default), debug or trace."),
     ("GLIBC_TUNABLES", "Where it is not set, the daemon starts with a value of its own that keeps memory small."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
+    (
+        "BOTCORD_CLOUD_DAEMON_ACCESS_TOKEN",
+        "Set in a hub's sandbox, and the switch for everything that is different there: see IN A SANDBOX.",
+    ),
+    (
+        "BOTCORD_HUB_URL, BOTCORD_CLOUD_DAEMON_INSTANCE_ID, BOTCORD_DAEMON_INSTANCE_ID",
+        "The hub of a sandbox, and the names of sandbox and daemon there. Needed with the token.",
+    ),
+    (
+        "BOTCORD_HUB_CONTROL_PUBLIC_KEYS, BOTCORD_HUB_CONTROL_PUBLIC_KEY",
+        "Keys of the hub, of which one has to have signed each of its frames; several are separated by commas.",
+    ),
+    (
+        "BELLHOP_CLOUD_RETRY_MS, BELLHOP_CLOUD_LINGER_MS",
+        "In a sandbox: milliseconds between two looks whether a hub takes a token that it refused (300000), and until \
+         the daemon ends because of it (1800000).",
+    ),
     ("BOTCORD_INSTALL_TOKEN", "An install ticket of a hub, for start."),
     ("BOTCORD_GATEWAY_MAX_RESUME_TURNS", "In place of rotation.maxTurns of the configuration."),
     ("BOTCORD_GATEWAY_MAX_RESUME_INPUT_TOKENS", "In place of rotation.maxInputTokens of the configuration."),

@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 
 use super::document::{Complaints, ConfigError, Node, Problem, spelled};
 use super::gateways::{self, GatewayProfile};
-use super::keys;
 use super::locate::{Step, line_of};
 use super::paths::{expand_tilde, plain};
 use super::{Ack, AcpRuntime, Config, HubSettings, LocalAgent, McpServer, Permission, PromptVia, RUNTIMES, routes};
+use super::{cloud, keys};
 use crate::engine::approvals::Decide;
 use crate::engine::waits::Who;
 use crate::json;
@@ -27,14 +27,18 @@ const WEEK: u64 = 7 * 24 * 3600;
 
 /// Reads the file. No file means all defaults; anything wrong with it means no configuration at all.
 pub fn load(file: &Path) -> Result<Config, ConfigError> {
-    match read(file) {
-        Ok(Some(text)) => parse(&text, file),
-        Ok(None) => Ok(Config::default()),
+    let mut config = match read(file) {
+        Ok(Some(text)) => parse(&text, file)?,
+        Ok(None) => Config::default(),
         Err(message) => {
             let problems = vec![Problem { line: 0, field: String::new(), message }];
-            Err(ConfigError { file: file.to_owned(), problems })
+            return Err(ConfigError { file: file.to_owned(), problems });
         }
+    };
+    if cloud::is_on() {
+        cloud::in_sandbox(&mut config);
     }
+    Ok(config)
 }
 
 /// The text of the file, if there is one; an error is a sentence for people.

@@ -7,9 +7,10 @@
 //! - [`keys`]: the one table of keys. - [`load`]: from text to [`Config`]. - [`edit`]: changes to the file.
 //! - [`agents`]: who is named in the document. - [`gateways`]: gateways to other chat services.
 //! - [`document`] and [`locate`]: reading JSON so that a mistake can be named with its line.
-//! - [`paths`]: the home.
+//! - [`paths`]: the home. - [`cloud`]: what is different in a hub's sandbox.
 
 pub mod agents;
+pub mod cloud;
 pub mod document;
 pub mod edit;
 pub mod gateways;

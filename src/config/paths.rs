@@ -21,6 +21,7 @@ pub const HOME_VARIABLE: &str = "BELLHOP_HOME";
 /// What lies where, for the manual: path below the home and what it is.
 pub const LAYOUT: &[(&str, &str)] = &[
     ("daemon/config.json", "Configuration, see bellhop.json(5). Needs not exist."),
+    ("daemon/config.json.previous", "In a sandbox: the configuration of the run before."),
     ("daemon/bellhop.sock", "Control socket; only its owner can connect."),
     ("daemon/daemon.lock", "Held (flock) by the one process that runs the engine on this home."),
     ("daemon/daemon.pid", "Its process id."),

@@ -1,4 +1,4 @@
-//! The control socket of the hub that a person has logged this daemon in to, as a part of the daemon.
+//! The control socket of the hub that this daemon is logged in to, as a part of the daemon.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,12 +9,14 @@ use serde_json::{Map, Value, json};
 use super::duties::HubDuties;
 use super::reload::Live;
 use super::snapshot::Poke;
+use super::vigil::Vigil;
+use crate::config::cloud::{self, Cloud};
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::link::botcord_control::connection::{self, Link, Parts};
 use crate::link::botcord_control::gate::Gate;
 use crate::link::botcord_control::machine::Timing;
 use crate::link::botcord_control::replay::Replay;
-use crate::link::botcord_control::ring::KeyRing;
+use crate::link::botcord_control::ring::{KEYS_VARIABLE, KeyRing};
 use crate::link::botcord_control::session::Session;
 use crate::store::RealDisk;
 use crate::thread;
@@ -24,6 +26,12 @@ use crate::time::now_ms;
 const STACK: usize = 512 * 1024;
 /// Where the hub listens.
 const PATH: &str = "/daemon/ws";
+/// Where it listens to sandboxes.
+const CLOUD_PATH: &str = "/cloud/daemon/ws";
+/// How long a sandbox waits before it shows a refused token again, unless [`RETRY_VARIABLE`] says otherwise.
+const RETRY_MS: u64 = 300_000;
+/// The variable with that time in milliseconds.
+const RETRY_VARIABLE: &str = "BELLHOP_CLOUD_RETRY_MS";
 
 /// What the rest of the daemon knows of the link; empty without one.
 #[derive(Default)]
@@ -75,7 +83,7 @@ impl LinkSlot {
     pub(super) fn follow(&self, config: &Map<String, Value>) {
         let mut slot = self.lock();
         let Some(linked) = &mut *slot else { return };
-        let keys = (KeyRing::in_effect(config), requires_signed(config));
+        let keys = keys(config);
         if keys != linked.keys {
             linked.keys = keys.clone();
             linked.link.set_keys(keys.0, keys.1);
@@ -92,6 +100,11 @@ impl LinkSlot {
         }
     }
 
+    /// The link itself, where there is one.
+    pub(super) fn link(&self) -> Option<Link> {
+        self.lock().as_ref().map(|linked| linked.link.clone())
+    }
+
     /// What is sent to the hub of the keys that count.
     pub(super) fn fingerprints(&self) -> Vec<String> {
         self.lock().as_ref().map(|linked| linked.keys.0.fingerprints()).unwrap_or_default()
@@ -103,16 +116,26 @@ pub(super) struct ControlLink {
     stop: CancelToken,
     thread: JoinHandle<()>,
     slot: Arc<LinkSlot>,
+    vigil: Option<Vigil>,
 }
 
 impl ControlLink {
-    /// Connects, if a person has logged in.
-    pub(super) fn start(live: &Arc<Live>, poke: Poke) -> io::Result<Option<Self>> {
-        let session = Arc::new(Session::open(&live.home.daemon_dir(), Arc::new(RealDisk))?);
+    /// Connects, if somebody has logged in. `give_up` is called when a sandbox has no business any more.
+    pub(super) fn start(
+        live: &Arc<Live>,
+        cloud: Option<&Cloud>,
+        poke: Poke,
+        give_up: impl Fn() + Send + 'static,
+    ) -> io::Result<Option<Self>> {
+        let dir = live.home.daemon_dir();
+        let session = Arc::new(match cloud {
+            Some(cloud) => Session::of_cloud(&dir, Arc::new(RealDisk), cloud)?,
+            None => Session::open(&dir, Arc::new(RealDisk))?,
+        });
         if session.auth().is_none() {
             return Ok(None);
         }
-        let replay = match Replay::open(live.home.daemon_dir().join("control-frames.jsonl"), now_ms()) {
+        let replay = match Replay::open(dir.join("control-frames.jsonl"), now_ms()) {
             Ok(replay) => replay,
             Err(e) => {
                 // The handlers bear a repetition.
@@ -120,26 +143,35 @@ impl ControlLink {
                 Replay::in_memory()
             }
         };
-        let keys = (KeyRing::in_effect(&live.started_with), requires_signed(&live.started_with));
+        let keys = keys(&live.started_with);
+        if cloud.is_some() && keys.0.is_empty() {
+            log::error!("control.no_keys all frames are refused; expected some in {KEYS_VARIABLE}");
+        }
         let duties = Arc::new(HubDuties::new(Arc::clone(live)));
         let (on_connect, on_kept) = (Arc::clone(&duties), Arc::clone(&duties));
+        let (look, looks) = Vigil::poke();
+        let refused = cloud.map(|_| milliseconds(RETRY_VARIABLE).unwrap_or(RETRY_MS));
         let (link, runner) = connection::prepare(Parts {
             gate: Gate::new(keys.0.clone(), keys.1, replay),
             session: Arc::clone(&session),
             duties: Arc::clone(&duties) as Arc<_>,
-            path: PATH,
-            timing: Timing::default(),
-            connected: Box::new(move |link| on_connect.tell_runtimes(link)),
+            path: if cloud.is_some() { CLOUD_PATH } else { PATH },
+            timing: Timing { refused, ..Timing::default() },
+            connected: Box::new(move |link| on_connect.connected(link)),
             kept: Box::new(move |event| on_kept.kept(event)),
-            changed: Box::new(move || poke.poke()),
+            changed: Box::new(move || {
+                poke.poke();
+                let _ = look.try_send(());
+            }),
             config: live.home.config(),
         })?;
+        let vigil = cloud.map(|_| Vigil::start(link.clone(), live.engine.clone(), looks, give_up)).transpose()?;
         let stop = CancelToken::new()?;
         let token = stop.clone();
         let thread = thread::spawn_sized("control", STACK, move || runner.run(&token))?;
         let slot = Arc::clone(&live.link);
         *slot.lock() = Some(Linked { link, session, duties, keys });
-        Ok(Some(Self { stop, thread, slot }))
+        Ok(Some(Self { stop, thread, slot, vigil }))
     }
 
     /// Ends it; frames that are carried out go on.
@@ -149,7 +181,20 @@ impl ControlLink {
             log::error!("control.panicked");
         }
         self.slot.lock().take();
+        if let Some(vigil) = self.vigil {
+            vigil.stop();
+        }
     }
+}
+
+/// A time that a variable gives.
+pub(super) fn milliseconds(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.trim().parse().ok().filter(|ms| *ms > 0)
+}
+
+/// The hub's keys, and whether one of them has to have signed every frame.
+fn keys(config: &Map<String, Value>) -> (KeyRing, bool) {
+    (KeyRing::in_effect(config), cloud::is_on() || requires_signed(config))
 }
 
 fn requires_signed(config: &Map<String, Value>) -> bool {

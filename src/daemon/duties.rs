@@ -13,7 +13,7 @@ use super::wakes::Wakes;
 use super::{agent_files, agent_skills, bindings, diagnostics, hubs, openclaw};
 use super::{provision, restart, runtimes, session_profile, set_route};
 use crate::channel::botcord::credentials::{Credentials, file};
-use crate::config::load;
+use crate::config::{cloud, load};
 use crate::crypto;
 use crate::engine::gate::Policy;
 use crate::engine::route::Route;
@@ -21,7 +21,7 @@ use crate::link::botcord_control::connection::Link;
 use crate::link::botcord_control::frame::{Frame, Handled, Refused, event};
 use crate::link::botcord_control::identity::{self, Patch, Patched};
 use crate::link::botcord_control::lanes::Duties;
-use crate::link::botcord_control::wake;
+use crate::link::botcord_control::{ingress, wake};
 use crate::store::{self, RealDisk};
 use crate::thread;
 use crate::time::now_ms;
@@ -34,8 +34,7 @@ const IDENTITY_LIMIT: u64 = 1 << 20;
 /// Carries frames out.
 pub(super) struct HubDuties {
     pub(super) live: Arc<Live>,
-    /// What has been woken already.
-    wakes: Mutex<Wakes>,
+    wakes: Wakes,
     /// What the hub was told of the skills of each agent.
     skills: Mutex<HashMap<String, SkillsTold>>,
 }
@@ -59,12 +58,17 @@ impl Duties for HubDuties {
             "ping" => Ok(Some(json!({"pong": true, "ts": now_ms()}))),
             "hello" => Ok(Some(self.hello(params))),
             "update_agent" => self.update_agent(params).map(Some),
-            "provision_agent" => provision::provision(&self.live, params).map(Some),
+            "provision_agent" => {
+                let done = provision::provision(&self.live, params)?;
+                self.installed(&done);
+                Ok(Some(done))
+            }
             "revoke_agent" => provision::revoke(&self.live, params).map(Some),
             "list_agents" => Ok(Some(self.list_agents())),
             "list_runtimes" => Ok(Some(self.runtimes())),
             "policy_updated" => self.policy_updated(params).map(Some),
             "wake_agent" => self.wake(params).map(Some),
+            "cloud_gateway_runtime_inbound" => self.ingress(params),
             "set_route" => set_route::set_route(&self.live, params).map(Some),
             "list_agent_files" => self.list_files(params).map(Some),
             "list_agent_skills" => self.list_skills(params).map(Some),
@@ -79,7 +83,8 @@ impl Duties for HubDuties {
                 let reloaded = self.live.reload().map_err(Refused::failed)?;
                 Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
             }
-            "collect_diagnostics" => diagnostics::collect(&self.live).map(Some),
+            // A sandbox has none to collect: the hub sees everything in it.
+            "collect_diagnostics" if !cloud::is_on() => diagnostics::collect(&self.live).map(Some),
             "restart_daemon" => Ok(Some(restart::schedule(&self.live))),
             kind => self.live.gateway_frames.carry_out(&*self.live, kind, params).unwrap_or_else(|| {
                 Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64))))
@@ -90,8 +95,8 @@ impl Duties for HubDuties {
 
 impl HubDuties {
     pub(super) fn new(live: Arc<Live>) -> Self {
-        let wakes = Wakes::open(live.home.daemon_dir().join("wakes.jsonl"), now_ms());
-        Self { live, wakes: Mutex::new(wakes), skills: Mutex::default() }
+        let wakes = Wakes::new(live.journal.clone());
+        Self { live, wakes, skills: Mutex::default() }
     }
 
     fn hello(&self, params: &Value) -> Value {
@@ -305,19 +310,30 @@ impl HubDuties {
     fn tell_skills(&self, link: &Link) {
         let loaded = self.live.hubs.ids();
         self.skills().retain(|agent, _| loaded.contains(agent));
-        for agent in loaded {
-            let Ok(bound) = self.loaded(&agent) else { continue };
-            let place = SkillPlace::of(self, &bound);
-            let now = now_ms();
-            let skills = agent_skills::snapshot(&place.owner(&self.live, &bound), now);
-            let digest = crypto::sha256_hex(json!([skills["runtime"], skills["skills"]]).to_string().as_bytes());
-            if self.skills().get(&agent).is_some_and(|told| told.kept && told.digest == digest) {
-                continue;
-            }
-            let event = event("skill", "agent_skill_snapshot", now, crypto::random(), Some(skills));
-            let id = event["id"].as_str().unwrap_or_default().to_owned();
-            self.skills().insert(agent.clone(), SkillsTold { event: id, digest, kept: false });
-            link.tell(&format!("agent_skill_snapshot {agent}"), event);
+        for agent in &loaded {
+            self.tell_skills_of(agent, link);
+        }
+    }
+
+    fn tell_skills_of(&self, agent: &str, link: &Link) {
+        let Ok(bound) = self.loaded(agent) else { return };
+        let place = SkillPlace::of(self, &bound);
+        let now = now_ms();
+        let skills = agent_skills::snapshot(&place.owner(&self.live, &bound), now);
+        let digest = crypto::sha256_hex(json!([skills["runtime"], skills["skills"]]).to_string().as_bytes());
+        if self.skills().get(agent).is_some_and(|told| told.kept && told.digest == digest) {
+            return;
+        }
+        let event = event("skill", "agent_skill_snapshot", now, crypto::random(), Some(skills));
+        let id = event["id"].as_str().unwrap_or_default().to_owned();
+        self.skills().insert(agent.to_owned(), SkillsTold { event: id, digest, kept: false });
+        link.tell(&format!("agent_skill_snapshot {agent}"), event);
+    }
+
+    /// An agent has come. In a sandbox, where all come so, the hub is told at once what it is able to do.
+    fn installed(&self, done: &Value) {
+        if let (true, Some(agent), Some(link)) = (cloud::is_on(), done["agentId"].as_str(), self.live.link.link()) {
+            self.tell_skills_of(agent, &link);
         }
     }
 
@@ -341,20 +357,33 @@ impl HubDuties {
     }
 
     fn wake(&self, params: &Value) -> Result<Value, Refused> {
-        let now = now_ms();
         let known = self.live.hubs.ids();
-        let wake = wake::read(params, now, |agent| known.iter().any(|id| id == agent))?;
+        let wake = wake::read(params, now_ms(), |agent| known.iter().any(|id| id == agent))?;
         let mut done = json!({"agent_id": wake.agent, "queued": true});
-        // Held until the journal has it: a repetition that comes meanwhile waits.
-        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = format!("{}\n{}", wake.agent, wake.dedupe_key);
-        if wakes.knows(&key, now) {
+        if !self.wakes.take(&self.live.engine, wake)? {
             done["duplicate"] = true.into();
-            return Ok(done);
         }
-        provision::accept(&self.live.engine, wake.message)?;
-        wakes.add(key, now);
         Ok(done)
+    }
+
+    /// A message of a third-party chat; answered when its turn is over.
+    fn ingress(&self, params: &Value) -> Handled {
+        let arrival = ingress::read(params, now_ms(), is_safe)?;
+        let agent = &arrival.event.agent;
+        if !self.live.hubs.ids().contains(agent) || self.live.hubs.problem(agent).is_some() {
+            let why = format!("{agent} has no channel here");
+            return Err(arrival.event.rejected(Refused::new("agent_not_loaded", why)));
+        }
+        self.live.ingress.take(arrival)
+    }
+
+    /// The link is open (again): what the hub wants to know then.
+    pub(super) fn connected(self: &Arc<Self>, link: &Link) {
+        self.live.ingress.set_link(link);
+        if let Some(settler) = &self.live.settler {
+            settler.hub_is_there();
+        }
+        self.tell_runtimes(link);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::channel::botcord::inbox::AckAt;
 use crate::channel::botcord::pace::Limits;
 use crate::channel::botcord::socket::Timing;
 use crate::cli::host::AgentRow;
-use crate::config::{Ack, Config, Home};
+use crate::config::{Ack, Config, Home, cloud};
 use crate::engine::Engine;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{Channel, ChannelNews, Exit, Lifecycle};
@@ -262,7 +262,7 @@ impl Hubs {
 
     /// Looks again who there is: whoever is gone, or has another key, is connected no more. Replies to the ones that are
     /// gone can still be sent. Whoever is new is connected by [`Hubs::connect`], once there are routes for it.
-    pub(super) fn find_again(&self, home: &Home, config: &Config, engine: &Engine, channels: &Channels) {
+    pub(super) fn find_again(&self, home: &Home, config: &Config, channels: &Channels) {
         let (found, warnings) = find(home, config);
         warn_of(&warnings);
         let before = self.all();
@@ -292,9 +292,6 @@ impl Hubs {
                 found
             };
             let agent = Agent::new(found, home, config, &self.http);
-            if let Some(channel) = agent.channel() {
-                engine.add_channel(channel);
-            }
             agent.prepare(home, config);
             log::info!("agent.found agent={}", agent.bound.id);
             now.push(agent);
@@ -306,10 +303,17 @@ impl Hubs {
         *self.lock() = now;
     }
 
-    /// Connects whoever is not connected yet.
+    /// Connects whoever is not connected yet. What has waited for one of them goes on.
     pub(super) fn connect(&self, engine: &Engine, channels: &Channels) {
         let there = channels.statuses();
-        self.all().iter().filter(|agent| !there.contains_key(&agent.bound.id)).for_each(|a| a.open(engine, channels));
+        for agent in self.all().iter().filter(|agent| !there.contains_key(&agent.bound.id)) {
+            if let Some(channel) = agent.channel() {
+                // Before it is added: what has waited for it may be over at once.
+                channel.set_engine(Box::new(engine.downgrade()));
+                engine.add_channel(channel);
+            }
+            agent.open(engine, channels);
+        }
         channels.start_all();
     }
 
@@ -415,6 +419,7 @@ fn connect(
         timing: Timing { poll: config.hub.poll, renew: config.hub.renew, ..Timing::default() },
         limits: Limits { all: config.hub.sends, target: config.hub.sends_to_room },
         stream_blocks: config.stream_blocks,
+        ask_policies: !cloud::is_on(),
         verify: config.hub.verify_signatures,
         files_in: config.hub.fetch_files.then(|| Bound::from(&credentials).directory(home)),
     };

@@ -24,6 +24,7 @@ mod garbage;
 mod gateways;
 mod health;
 mod hubs;
+mod ingress;
 mod meters;
 mod metrics;
 mod notify;
@@ -41,27 +42,33 @@ mod runtimes;
 mod seeds;
 mod session_profile;
 mod set_route;
+mod settling;
 mod signals;
 mod snapshot;
 mod speaking;
 #[cfg(test)]
 mod vectors;
+mod vigil;
 mod wakes;
 mod watch;
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::Value;
 
 use crate::channel::manager::Backoff;
+use crate::cli::exit::Exit;
 use crate::cli::host::{
     AgentRow, BundleWish, Bundled, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted,
 };
+use crate::config::cloud::{self, Cloud};
 use crate::config::{Config, GatewayProfile, Home, load};
 use crate::engine::journal::Journal;
 use crate::engine::ports::{TurnHook, TurnObserver};
@@ -82,10 +89,12 @@ use control_link::{ControlLink, LinkSlot};
 use gateways::Gateways;
 use gateways::frames::Frames;
 use hubs::Hubs;
+use ingress::Ingress;
 use meters::Meters;
 use notify::Supervisor;
 use reload::Live;
 use rooms::Rooms;
+use settling::Settler;
 use signals::Signal;
 use snapshot::{Poke, Snapshots};
 use watch::{Ping, Watch, Watched};
@@ -110,7 +119,13 @@ impl Host for Program {
                 return ExitCode::FAILURE;
             }
         };
-        let config = openclaw::refresh(home, config);
+        let config = if cloud::is_on() { config } else { openclaw::refresh(home, config) };
+        if cloud::is_on()
+            && let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        {
+            // The agents have the same user: without this they could read the token in our environment.
+            log::warn!("daemon.environment_readable error={e}");
+        }
         let mut node = match Node::start(home, config, Recovery::All, "start") {
             Ok(node) => node,
             Err(StartError::AlreadyRunning) => {
@@ -140,10 +155,11 @@ impl Host for Program {
         if let Some(watch) = watch {
             watch.stop();
         }
+        let given_up = Arc::clone(&node.given_up);
         let interrupted = node.stop(end.unwrap_or(DRAIN), &signals);
         log::info!("daemon.stopped interrupted={interrupted}");
         if end.is_some() {
-            return ExitCode::SUCCESS;
+            return if given_up.load(Ordering::Acquire) { Exit::Refused.into() } else { ExitCode::SUCCESS };
         }
         let why = restart::in_place();
         log::error!("daemon.not_restarted error={why:?}");
@@ -222,6 +238,11 @@ struct Node {
     port: Option<MetricsPort>,
     shutdowns: Receiver<Duration>,
     restarts: Receiver<()>,
+    /// The sandbox that this is.
+    cloud: Option<Cloud>,
+    shutdown: Sender<Duration>,
+    /// It ends because its hub does not want it.
+    given_up: Arc<AtomicBool>,
     /// Has what the daemon does written down.
     poke: Poke,
     _reaper: process::Reaper,
@@ -238,10 +259,16 @@ impl Node {
             other => failed(&other),
         })?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let config = if provision_journal::undo_unfinished(home, &disk) {
-            load::load(&home.config()).map_err(|e| failed(&e))?
-        } else {
-            config
+        let undone = provision_journal::undo_unfinished(home, &disk);
+        let cloud = if recovery == Recovery::All { Cloud::of_process().map_err(StartError::Failed)? } else { None };
+        let config = match &cloud {
+            Some(cloud) => {
+                cloud::begin(home).map_err(|e| failed(&e))?;
+                log::info!("daemon.sandbox instance={:?} hub={}", cloud.cloud_instance_id, cloud.hub());
+                config
+            }
+            None if undone => load::load(&home.config()).map_err(|e| failed(&e))?,
+            None => config,
         };
         for warning in &config.warnings {
             log::warn!("config.warning {warning}");
@@ -267,11 +294,21 @@ impl Node {
         let journal = parts.journal.clone();
         let meters = Arc::new(Meters::default());
         parts.observers.push(Arc::clone(&meters) as Arc<dyn TurnObserver>);
+        let ingress = Ingress::open(&journal);
+        parts.observers.push(Arc::clone(&ingress) as Arc<dyn TurnObserver>);
+        let settler = cloud.as_ref().map(|cloud| Settler::start(&journal, cloud));
+        let settler = settler.transpose().map_err(|e| failed(&e))?;
         let engine = Engine::new(parts).map_err(|e| failed(&e))?;
         engine.add_hook(Arc::new(Book::open(home.usage())));
         engine.add_hook(Arc::clone(&meters) as Arc<dyn TurnHook>);
+        if let Some(settler) = &settler {
+            engine.add_hook(Arc::new(settler.clone()));
+        }
+        ingress.set_engine(&engine);
         rooms.open(&engine);
-        engine.recover(recovery);
+        ingress.open_for(&hubs.ids());
+        // In a sandbox agents come later.
+        engine.recover(if cloud.is_some() { Recovery::AsChannelsCome } else { recovery });
         let (poke, pokes) = snapshot::poke();
         let channels = Channels::new(Backoff::default(), {
             let poke = poke.clone();
@@ -298,19 +335,22 @@ impl Node {
             Arc::clone(&follow),
             home,
             names,
-            shutdown,
+            shutdown.clone(),
             meters,
         ));
         let server = Server::start(home.root(), Arc::clone(&control), follow, server::Settings::default())
             .map_err(|e| failed(&e))?;
         let live = Arc::new(Live {
             home: home.clone(),
+            journal: journal.clone(),
             engine: engine.clone(),
             channels: channels.clone(),
             hubs,
             gateways,
             gateway_frames: Frames::new(home),
             agents,
+            ingress,
+            settler,
             user_home: std::env::var_os("HOME").map(Into::into).unwrap_or_default(),
             started_with: config.document,
             disk,
@@ -323,33 +363,46 @@ impl Node {
             policies_told: Mutex::default(),
         });
         // A visitor leaves the control socket to the daemon, as it does the hubs.
-        let link = if recovery == Recovery::All {
-            ControlLink::start(&live, poke.clone()).map_err(|e| failed(&e))?
-        } else {
-            None
-        };
         // Conversations do not depend on who looks on.
         let port = config.metrics_listen.filter(|_| recovery == Recovery::All);
         let port = port.and_then(|address| {
             MetricsPort::start(address, control).inspect_err(|e| log::error!("serve.metrics_failed error={e}")).ok()
         });
-        Ok(Self {
+        let mut node = Self {
             engine,
             journal,
             prompts,
             home: home.clone(),
             channels,
             live,
-            link,
+            link: None,
             snapshots,
             server: Some(server),
             port,
             shutdowns,
             restarts,
+            cloud,
+            shutdown,
+            given_up: Arc::default(),
             poke,
             _reaper: reaper,
             _lock: lock,
-        })
+        };
+        if recovery == Recovery::All {
+            node.start_link().map_err(|e| failed(&e))?;
+        }
+        Ok(node)
+    }
+
+    /// Connects to the hub that this daemon is logged in to, if it is.
+    fn start_link(&mut self) -> std::io::Result<()> {
+        let (given_up, shutdown) = (Arc::clone(&self.given_up), self.shutdown.clone());
+        let give_up = move || {
+            given_up.store(true, Ordering::Release);
+            let _ = shutdown.try_send(Duration::ZERO);
+        };
+        self.link = ControlLink::start(&self.live, self.cloud.as_ref(), self.poke.clone(), give_up)?;
+        Ok(())
     }
 
     /// Has the loops looked after, where anybody supervises. `main_loop` leads to [`Node::wait`].
@@ -392,11 +445,10 @@ impl Node {
     fn reload(&mut self) {
         drop(self.live.reload());
         // Somebody may have logged in since.
-        if self.link.is_none() {
-            match ControlLink::start(&self.live, self.poke.clone()) {
-                Ok(link) => self.link = link,
-                Err(e) => log::error!("control.not_started error={e}"),
-            }
+        if self.link.is_none()
+            && let Err(e) = self.start_link()
+        {
+            log::error!("control.not_started error={e}");
         }
     }
 
@@ -432,6 +484,9 @@ impl Node {
     fn close(&mut self) {
         self.live.hubs.close();
         self.live.gateways.close();
+        if let Some(settler) = &self.live.settler {
+            settler.stop();
+        }
         if let Some(snapshots) = self.snapshots.take() {
             snapshots.stop();
         }

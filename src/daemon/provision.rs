@@ -19,6 +19,7 @@ use super::seeds::Seed;
 use super::{bindings, hubs, seeds};
 use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile};
 use crate::channel::botcord::registry;
+use crate::config::cloud::Cloud;
 use crate::config::{Config, agents, edit, load};
 use crate::engine::backlog::State;
 use crate::engine::cancel::CancelToken;
@@ -220,7 +221,7 @@ fn bind(live: &Live, known: &Credentials) -> Result<Value, Refused> {
 /// Makes a new agent known to the hub of the agents that are here.
 fn register(live: &Live, config: &Config, wanted: &mut Wanted) -> Result<Map<String, Value>, Refused> {
     let (found, _) = hubs::find(&live.home, config);
-    let hub = found.into_iter().find_map(|found| Some(found.credentials.ok()?.hub_url));
+    let hub = found.into_iter().find_map(|found| Some(found.credentials.ok()?.hub_url)).or_else(sandbox_hub);
     let hub = hub.ok_or_else(|| Refused::failed("credentials: missing, and no agent here tells the hub to ask"))?;
     let name = wanted.name.get_or_insert_with(|| format!("agent-{}", now_ms())).clone();
     let made = (live.register)(&hub, &name, wanted.bio.as_deref().unwrap_or_default());
@@ -242,6 +243,11 @@ fn register(live: &Live, config: &Config, wanted: &mut Wanted) -> Result<Map<Str
     Ok(given)
 }
 
+/// A sandbox knows one hub.
+fn sandbox_hub() -> Option<String> {
+    Some(Cloud::of_process().ok()??.hub())
+}
+
 /// The file of the agent. What it has beyond what is known here stays in it.
 fn document(live: &Live, given: &Map<String, Value>, wanted: &Wanted) -> Map<String, Value> {
     let mut out = Map::new();
@@ -250,6 +256,9 @@ fn document(live: &Live, given: &Map<String, Value>, wanted: &Wanted) -> Map<Str
         if let Some(value) = given.get(key) {
             out.insert(key.into(), value.clone());
         }
+    }
+    if !out.contains_key("hubUrl") {
+        out.extend(sandbox_hub().map(|hub| ("hubUrl".to_owned(), hub.into())));
     }
     out.insert("savedAt".into(), now_iso().into());
     let agent = given.get("agentId").and_then(Value::as_str).filter(|id| is_safe(id));

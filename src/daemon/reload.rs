@@ -13,11 +13,14 @@ use super::control_link::LinkSlot;
 use super::gateways::Gateways;
 use super::gateways::frames::Frames;
 use super::hubs::Hubs;
+use super::ingress::Ingress;
 use super::parts;
+use super::settling::Settler;
 use crate::channel::botcord::credentials::Credentials;
 use crate::config::{Config, Home, keys, load};
 use crate::engine::Engine;
 use crate::engine::gate::Policy;
+use crate::engine::journal::Journal;
 use crate::runtime::Registry;
 use crate::store::Disk;
 
@@ -41,6 +44,7 @@ pub(super) struct Live {
     pub(super) home: Home,
     /// The home of the person whose daemon this is; empty where that is not known.
     pub(super) user_home: PathBuf,
+    pub(super) journal: Journal,
     pub(super) engine: Engine,
     pub(super) channels: Channels,
     pub(super) hubs: Hubs,
@@ -48,6 +52,10 @@ pub(super) struct Live {
     /// What the hub asks about them.
     pub(super) gateway_frames: Frames,
     pub(super) agents: Arc<Agents>,
+    /// Messages of third-party chats that come by a hub.
+    pub(super) ingress: Arc<Ingress>,
+    /// Tells a sandbox's hub what runs have used.
+    pub(super) settler: Option<Settler>,
     /// The document of the configuration that the process was started with.
     pub(super) started_with: Map<String, Value>,
     /// What is written goes here.
@@ -101,12 +109,13 @@ impl Live {
         }
         agents::prepare(&self.home, &config.local_agents);
         let before = self.hubs.ids();
-        self.hubs.find_again(&self.home, &config, &self.engine, &self.channels);
+        self.hubs.find_again(&self.home, &config, &self.channels);
         let now = self.hubs.ids();
         // Before the channels, so that their first message finds its route.
         self.set_routes(&config);
         self.hubs.connect(&self.engine, &self.channels);
         self.gateways.follow(&self.home, &config, &self.hubs, &self.engine, &self.channels);
+        self.ingress.open_for(&now);
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
         self.link.follow(&config.document);

@@ -21,11 +21,24 @@ pub const CAPACITY: usize = 10_000;
 /// Asks the far side.
 pub trait PolicySource: Send + Sync {
     /// The policy of an agent, in one conversation or in general. `None` means that it has none (it listens to
-    /// everything); an error means that it could not be found out.
+    /// everything); an error means that it could not be found out. An empty one means that it never can be.
     fn fetch(&self, agent: &str, conversation: Option<&str>) -> Result<Option<Policy>, String>;
 
     /// Whether it can be asked about a single conversation.
     fn per_conversation(&self) -> bool;
+}
+
+/// A far side that announces policies and is never asked for them.
+pub struct Announced;
+
+impl PolicySource for Announced {
+    fn fetch(&self, _: &str, _: Option<&str>) -> Result<Option<Policy>, String> {
+        Err(String::new())
+    }
+
+    fn per_conversation(&self) -> bool {
+        false
+    }
 }
 
 /// One remembered policy.
@@ -273,7 +286,9 @@ impl Policies {
             }
             Err(why) => {
                 let why = crate::redact::text(&why);
-                log::warn!("policy.unknown agent={agent} conversation={conversation} error={why:?}");
+                if !why.is_empty() {
+                    log::warn!("policy.unknown agent={agent} conversation={conversation} error={why:?}");
+                }
                 let mut cache = self.cache();
                 cache.failed(agent, scope, now);
                 cache.last_known(agent, Some(conversation)).unwrap_or_default().in_conversation(conversation)
@@ -303,6 +318,20 @@ mod tests {
         fn per_conversation(&self) -> bool {
             self.per_conversation
         }
+    }
+
+    #[test]
+    fn what_was_announced_holds_until_the_next_word() {
+        let policies = Policies::default();
+        let mode = |conversation: &str, now| policies.resolve(&Announced, "ag_1", conversation, now).mode;
+        assert_eq!(mode("rm_a", 0), Mode::Always);
+        policies.cache().put("ag_1", None, policy(Mode::Muted), 1);
+        policies.cache().put("ag_1", Some("rm_b"), policy(Mode::MentionOnly), 1);
+        for now in [2, 1 + FRESH_MS, 100 * FRESH_MS] {
+            assert_eq!((mode("rm_a", now), mode("rm_b", now)), (Mode::Muted, Mode::MentionOnly), "{now}");
+        }
+        policies.cache().put("ag_1", None, policy(Mode::Always), 100 * FRESH_MS);
+        assert_eq!(mode("rm_a", 200 * FRESH_MS), Mode::Always);
     }
 
     fn policy(mode: Mode) -> Policy {

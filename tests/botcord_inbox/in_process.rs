@@ -62,6 +62,7 @@ impl Run {
             ack_at: AckAt::Turn,
             timing,
             stream_blocks: true,
+            ask_policies: true,
             files_in: None,
             verify: false,
             limits: Limits::default(),

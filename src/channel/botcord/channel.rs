@@ -20,7 +20,7 @@ use super::socket::Timing;
 use super::tools::Tools;
 use super::voice::{PATIENCE, Voice};
 use crate::engine::cancel::CancelToken;
-use crate::engine::policy::PolicySource;
+use crate::engine::policy::{Announced, PolicySource};
 use crate::engine::ports::{
     Acceptor, Capabilities, Channel, ChannelNews, Delivery, Exit, Lifecycle, MessageStatus, RecentMessage, RoomContext,
     RoomTools, Settled, StreamBlock, StreamPace, Told,
@@ -42,6 +42,8 @@ pub struct Options {
     pub limits: Limits,
     /// Whether the hub is shown what the agent does while it does it.
     pub stream_blocks: bool,
+    /// Whether the hub is asked when the agent listens; else it says so by itself.
+    pub ask_policies: bool,
     /// Where files of messages are put before their turn; `None`: they stay with the hub.
     pub files_in: Option<PathBuf>,
     /// Whether the signatures of other agents are checked.
@@ -212,7 +214,7 @@ impl Channel for Botcord {
     }
 
     fn policies(&self) -> Option<&dyn PolicySource> {
-        Some(&self.voice.policies)
+        Some(if self.options.ask_policies { &self.voice.policies } else { &Announced })
     }
 
     fn room_context(&self, message: &Inbound) -> Option<RoomContext> {

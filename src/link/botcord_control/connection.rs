@@ -117,6 +117,13 @@ impl Link {
         self.shared.lock().link.clone()
     }
 
+    /// Has an event sent that is worth nothing later.
+    pub fn tell_now(&self, key: &str, event: Value) {
+        if self.state().connected {
+            self.tell(key, event);
+        }
+    }
+
     /// Has an event sent, now or after the next connect. Of each `key` only the newest is kept.
     pub fn tell(&self, key: &str, event: Value) {
         let mut state = self.shared.lock();
@@ -446,6 +453,7 @@ impl Runner {
             }
             Effect::Up => {
                 log::info!("control.connected");
+                self.session.taken();
                 let unsigned = self.takes_unsigned();
                 self.link.shared.update(|link| {
                     link.connected = true;

@@ -15,6 +15,8 @@ pub struct Timing {
     pub displaced_max: u64,
     /// A hub that refuses is asked for a fresh token not more often than this.
     pub forced: u64,
+    /// The token is given and cannot be renewed: a hub that refuses it is asked again after so long.
+    pub refused: Option<u64>,
     /// A hub is left alone not longer than this when it asks for it.
     pub retry_after_max: u64,
     /// Delays by attempt; the last one is for all further ones.
@@ -30,6 +32,7 @@ impl Default for Timing {
             displaced: 30_000,
             displaced_max: 600_000,
             forced: 60_000,
+            refused: None,
             retry_after_max: 300_000,
             delays: vec![1_000, 2_000, 4_000, 8_000, 16_000, 30_000],
         }
@@ -100,7 +103,7 @@ pub enum Effect {
         /// When, in milliseconds from now.
         retry_ms: u64,
     },
-    /// The login is no good any more: say so on disk, and wait for another one.
+    /// The login is no good any more: say so on disk. Another one is waited for, or a hub that takes it after all.
     Expired(String),
 }
 
@@ -183,6 +186,9 @@ impl Machine {
             }
             (Event::Refused { status: status @ (401 | 403), .. }, Phase::Opening) => {
                 let why = format!("the hub refuses this daemon (HTTP {status})");
+                if let Some(pause) = self.timing.refused {
+                    return self.refused(why, now, pause);
+                }
                 let fresh = self.forced.is_some_and(|at| now < at + self.timing.forced);
                 if !fresh {
                     self.forced = Some(now);
@@ -213,12 +219,22 @@ impl Machine {
         }
     }
 
+    /// The hub does not take the token, and there will be no other one.
+    fn refused(&mut self, why: String, now: u64, pause: u64) -> Vec<Effect> {
+        self.phase = Phase::Waiting { until: now + pause, force: false };
+        vec![Effect::Drop, Effect::Expired(why)]
+    }
+
     fn closed(&mut self, code: u16, now: u64, chance: f64) -> Vec<Effect> {
+        let why = format!("the hub closed the socket ({code})");
+        if let (4401 | 1008, Some(pause)) = (code, self.timing.refused) {
+            return self.refused(why, now, pause);
+        }
         match code {
             4403 => self.die("the hub has revoked this daemon".into()),
             4401 | 1008 if self.forced.is_none_or(|at| now >= at + self.timing.forced) => {
                 self.forced = Some(now);
-                self.pause(format!("the hub closed the socket ({code})"), now, 0, true)
+                self.pause(why, now, 0, true)
             }
             4001 => {
                 if matches!(self.phase, Phase::Open { since, .. } if now >= since + self.timing.displaced_max) {
@@ -229,7 +245,7 @@ impl Machine {
                 let why = "displaced: another daemon with the same login has connected".to_owned();
                 self.pause(why, now, pause.min(self.timing.displaced_max), false)
             }
-            _ => self.lost(format!("the hub closed the socket ({code})"), now, chance),
+            _ => self.lost(why, now, chance),
         }
     }
 
@@ -272,6 +288,29 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_is_given_is_shown_again_after_a_while() {
+        let mut machine = Machine::new(Timing { refused: Some(300_000), ..Timing::default() });
+        let asks = |machine: &mut Machine, now| {
+            assert_eq!(machine.step(Event::Clock, now, 0.5), [Effect::Token { force: false }]);
+            assert_eq!(machine.step(Event::Token, now, 0.5), [Effect::Open]);
+        };
+        for now in [0, 300_000] {
+            asks(&mut machine, now);
+            let effects = machine.step(Event::Refused { status: 403, retry_after: None }, now, 0.5);
+            assert!(matches!(&effects[..], [Effect::Drop, Effect::Expired(_)]), "{effects:?}");
+            assert_eq!((machine.deadline(), machine.is_dead()), (Some(now + 300_000), false));
+        }
+        asks(&mut machine, 600_000);
+        assert_eq!(machine.step(Event::Opened, 600_000, 0.5), [Effect::Up]);
+        let effects = machine.step(Event::Closed(4401), 600_000, 0.5);
+        assert!(matches!(&effects[..], [Effect::Drop, Effect::Expired(_)]), "{effects:?}");
+        asks(&mut machine, 900_000);
+        machine.step(Event::Opened, 900_000, 0.5);
+        retry(&machine.step(Event::Closed(1012), 900_000, 0.5));
+        assert!(!machine.is_dead(), "a sandbox that pauses goes on");
+    }
 
     fn open(machine: &mut Machine, now: u64) {
         assert_eq!(machine.step(Event::Clock, now, 0.5), [Effect::Token { force: false }]);

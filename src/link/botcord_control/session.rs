@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::login;
 use super::user_auth::{self, AuthError, DEFAULT_LIFE_S, Tokens, UserAuth};
+use crate::config::cloud::Cloud;
 use crate::engine::cancel::CancelToken;
 use crate::net::http::{Body, Http, HttpError, Request, read_all};
 use crate::net::url;
@@ -99,6 +100,8 @@ pub struct Session {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     http: Http,
+    /// It comes with the environment: there is no file of it, and it is never renewed.
+    given: bool,
     state: Mutex<State>,
     /// Held by whoever renews: the others wait, and find what it got.
     flight: Mutex<()>,
@@ -119,17 +122,38 @@ struct State {
 impl Session {
     /// The login that lies in `daemon_dir`. One that cannot be used is logged and counts as none.
     pub fn open(daemon_dir: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
-        let state = State { auth: None, seen: None, skew_ms: 0, life_ms: DEFAULT_LIFE_S * 1_000.0 };
-        let session = Self {
+        let session = Self::new(daemon_dir, disk, None)?;
+        session.look_again();
+        Ok(session)
+    }
+
+    /// The login of a sandbox. Of it nothing is written but whether it has expired.
+    pub fn of_cloud(daemon_dir: &Path, disk: Arc<dyn Disk>, cloud: &Cloud) -> io::Result<Self> {
+        let auth = UserAuth {
+            user_id: cloud.cloud_instance_id.clone(),
+            daemon_instance_id: cloud.instance_id.clone(),
+            hub_url: cloud.hub(),
+            access_token: cloud.access_token.clone(),
+            refresh_token: String::new(),
+            expires_at: f64::INFINITY,
+            logged_in_at: now_iso(),
+            label: Some(format!("cloud:{}", cloud.cloud_instance_id)),
+        };
+        Self::new(daemon_dir, disk, Some(auth))
+    }
+
+    fn new(daemon_dir: &Path, disk: Arc<dyn Disk>, auth: Option<UserAuth>) -> io::Result<Self> {
+        let given = auth.is_some();
+        let state = State { auth, seen: None, skew_ms: 0, life_ms: DEFAULT_LIFE_S * 1_000.0 };
+        Ok(Self {
             dir: daemon_dir.to_owned(),
             disk,
             http: Http::new(),
+            given,
             state: Mutex::new(state),
             flight: Mutex::new(()),
             never: CancelToken::new()?,
-        };
-        session.look_again();
-        Ok(session)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -142,6 +166,9 @@ impl Session {
 
     /// Reads the file again if it has changed. True: there is a login that was not there before.
     pub fn look_again(&self) -> bool {
+        if self.given {
+            return false;
+        }
         let changed = std::fs::metadata(self.path()).and_then(|meta| meta.modified()).ok();
         let mut state = self.lock();
         if changed.is_none() || changed == state.seen {
@@ -187,8 +214,11 @@ impl Session {
         }
     }
 
-    /// When the access token is to be renewed, in Unix milliseconds; `None` without a login.
+    /// When the access token is to be renewed, in Unix milliseconds; `None` without a login that can be.
     pub fn renew_at(&self) -> Option<i64> {
+        if self.given {
+            return None;
+        }
         let state = self.lock();
         Some((state.auth.as_ref()?.expires_at - state.life_ms * (1.0 - RENEW_AT)) as i64)
     }
@@ -198,7 +228,7 @@ impl Session {
     pub fn access_token(&self, anew: bool) -> Result<String, TokenError> {
         let before = self.auth().ok_or(TokenError::NoLogin)?;
         let good = |auth: &UserAuth, anew: bool| !anew && !auth.is_near_expiry(now_ms());
-        if good(&before, anew) {
+        if self.given || good(&before, anew) {
             return Ok(before.access_token);
         }
         let _flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,6 +297,15 @@ impl Session {
     /// The client and the directory of the login, for other requests to the same hub.
     pub fn http(&self) -> &Http {
         &self.http
+    }
+
+    /// The hub has taken it. What was said on disk of a login that is given does not hold any more.
+    pub fn taken(&self) {
+        if self.given
+            && let Err(e) = user_auth::clear_flag(&self.dir)
+        {
+            log::warn!("control.flag_failed error={e}");
+        }
     }
 
     /// Says on disk that a person has to log in again.

@@ -30,6 +30,8 @@ pub struct Extra {
     /// Members of the payload besides `text`.
     pub payload: Value,
     pub ttl_sec: Option<i64>,
+    /// Type of the envelope, where it is no `message`.
+    pub kind: Option<&'static str>,
     /// The signature is not over this message.
     pub forged: bool,
 }
@@ -72,7 +74,7 @@ impl Hub {
     /// An agent says something in a room, with a topic, a quote, mentions, a broken signature.
     pub fn says_more(&self, from: &AgentHandle, room: &str, text: &str, extra: Extra) -> String {
         self.change(|world| {
-            let mut envelope = envelope(world, &from.id, room, "message", text, &extra);
+            let mut envelope = envelope(world, &from.id, room, extra.kind.unwrap_or("message"), text, &extra);
             from.seed.seal(&mut envelope, &from.key_id);
             if extra.forged {
                 envelope["sig"]["value"] = from.seed.sign(b"something else").into();

@@ -141,6 +141,10 @@ fn serve(shared: &Arc<Shared>, wire: &mut Wire) -> bool {
             shared.hang();
             return false;
         }
+        Some(Fault::Reset) => {
+            note(shared, &request, 0);
+            return false;
+        }
         Some(Fault::Delay(time)) => std::thread::sleep(*time),
         _ => {}
     }

@@ -28,6 +28,8 @@ pub enum Fault {
     Hang,
     /// Carried out, and the connection ends without an answer.
     Close,
+    /// Read, and the connection ends; nothing is carried out.
+    Reset,
     /// Answered with something that is no JSON.
     Malformed,
     /// Answered after a while.
