@@ -17,7 +17,7 @@ use super::Program;
 use super::reload::Live;
 use crate::cli::host::{BundleWish, Bundled};
 use crate::cli::{self, Context};
-use crate::config::Home;
+use crate::config::{Home, cloud};
 use crate::engine::cancel::CancelToken;
 use crate::link::botcord_control::enter;
 use crate::link::botcord_control::frame::Refused;
@@ -309,7 +309,8 @@ pub(super) fn collect(live: &Live) -> Result<Value, Refused> {
         "bundle_id": null, "filename": bundled.name, "size_bytes": bundled.size, "expires_at": null,
         "local_path": bundled.path.display().to_string(),
     });
-    let Some(session) = live.link.session() else { return Ok(done) };
+    // Sandboxes have nowhere to send it: the upload is for the login of a person.
+    let Some(session) = live.link.session().filter(|_| !cloud::is_on()) else { return Ok(done) };
     let answer = upload(&session, &bundled, end).map_err(|why| failed("the bundle was not sent", why))?;
     for key in ["bundle_id", "filename", "size_bytes", "expires_at"] {
         if let Some(value) = answer.get(key) {

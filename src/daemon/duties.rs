@@ -83,8 +83,7 @@ impl Duties for HubDuties {
                 let reloaded = self.live.reload().map_err(Refused::failed)?;
                 Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
             }
-            // A sandbox has none to collect: the hub sees everything in it.
-            "collect_diagnostics" if !cloud::is_on() => diagnostics::collect(&self.live).map(Some),
+            "collect_diagnostics" => diagnostics::collect(&self.live).map(Some),
             "restart_daemon" => Ok(Some(restart::schedule(&self.live))),
             kind => self.live.gateway_frames.carry_out(&*self.live, kind, params).unwrap_or_else(|| {
                 Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64))))

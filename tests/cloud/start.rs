@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::hub::Endpoint;
 use crate::hub_control::ControlHub;
@@ -161,4 +161,15 @@ fn a_muted_agent_stays_muted_over_a_restart_without_asking() {
     let asked = cloud.hub.says(&bob, &room, "hello there.");
     cloud.hub.wait_settled(&cloud.hub.copy_of(&asked, &cloud.agent));
     assert!(cloud.sandbox.runs().is_empty() && cloud.hub.requests(Endpoint::Policy).is_empty());
+}
+
+#[test]
+fn what_is_collected_for_diagnosis_stays_in_the_sandbox() {
+    let cloud = Cloud::new("bundle");
+    let _daemon = cloud.start();
+    let done = cloud.control.send(&cloud.instance, "collect_diagnostics", json!({})).result();
+    assert_eq!((&done["bundle_id"], &done["expires_at"]), (&Value::Null, &Value::Null), "{done}");
+    let bundle = fs::read(done["local_path"].as_str().unwrap()).unwrap();
+    assert!(bundle.starts_with(b"PK\x03\x04"));
+    assert_eq!(done["size_bytes"], bundle.len());
 }
