@@ -72,10 +72,17 @@ struct RealFile(File);
 
 impl DiskFile for RealFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(debug_assertions)]
+        if super::step::is_last() {
+            // In the middle of it.
+            let _ = self.0.write_all(&bytes[..bytes.len() / 2]);
+            super::step::die();
+        }
         self.0.write_all(bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        super::step();
         // fdatasync: the length is part of what it makes durable, the time stamps are not.
         self.0.sync_data()
     }
@@ -85,15 +92,18 @@ const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 impl Disk for RealDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
+        super::step();
         DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        super::step();
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         Ok(Box::new(RealFile(file)))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        super::step();
         let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(NO_FOLLOW).open(path)?;
         Ok(Box::new(RealFile(file)))
     }
@@ -107,14 +117,17 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        super::step();
         fs::rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        super::step();
         fs::remove_file(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        super::step();
         match File::open(dir)?.sync_all() {
             // Some file systems (network, FUSE) do not know how to sync a directory and need not.
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
@@ -127,6 +140,7 @@ impl Disk for RealDisk {
     }
 
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        super::step();
         OpenOptions::new().write(true).custom_flags(NO_FOLLOW).open(path)?.set_len(len)
     }
 

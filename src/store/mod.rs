@@ -10,6 +10,8 @@ mod disk;
 mod faulty;
 mod file_lock;
 mod lock;
+#[cfg(debug_assertions)]
+mod step;
 pub mod zip;
 
 use std::fmt;
@@ -56,6 +58,15 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
+    }
+}
+
+/// A change of the disk that does not go through [`Disk`] is about to be made; tests of crashes may end here.
+#[inline]
+pub(crate) fn step() {
+    #[cfg(debug_assertions)]
+    if step::is_last() {
+        step::die();
     }
 }
 

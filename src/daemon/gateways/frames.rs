@@ -17,6 +17,7 @@ use crate::config::paths::is_agent_id;
 use crate::config::{GatewayProfile, Home, edit, load};
 use crate::link::botcord_control::frame::{Handled, Refused};
 use crate::message::Outbound;
+use crate::store;
 
 /// The list of profiles in the configuration.
 pub(super) const LIST: &str = "thirdPartyGateways";
@@ -167,6 +168,7 @@ fn remove(desk: &dyn Desk, params: &Value) -> Result<Value, Refused> {
     if with_secret {
         // A file of somebody's own is not the hub's to delete.
         for path in [desk.home().gateway_secret(id), desk.home().gateway_state(id)] {
+            store::step();
             fs::remove_file(&path)
                 .or_else(secret::gone)
                 .map_err(|e| Refused::failed(format!("{} cannot be deleted: {e}", path.display())))?;

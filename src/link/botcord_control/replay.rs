@@ -13,6 +13,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::store;
+
 /// How long a frame is remembered, in milliseconds: twice the distance that its clock may have from ours.
 pub const WINDOW_MS: i64 = 600_000;
 /// How many are remembered at most; the oldest is forgotten first.
@@ -133,6 +135,7 @@ impl Replay {
             log::warn!("control.replay_rewrite_failed error={e}");
         }
         let Some(file) = &mut self.file else { return };
+        store::step();
         if let Err(e) = file.write_all(format!("{line}\n").as_bytes()) {
             log::warn!("control.replay_write_failed error={e}");
         }
