@@ -11,7 +11,7 @@ use super::bound::Bound;
 use super::reload::Live;
 use super::wakes::Wakes;
 use super::{agent_files, agent_skills, bindings, diagnostics, hubs, openclaw};
-use super::{provision, restart, runtimes, session_profile, set_route};
+use super::{provision, restart, revoke, runtimes, session_profile, set_route};
 use crate::channel::botcord::credentials::{Credentials, file};
 use crate::config::{cloud, load};
 use crate::crypto;
@@ -63,7 +63,7 @@ impl Duties for HubDuties {
                 self.installed(&done);
                 Ok(Some(done))
             }
-            "revoke_agent" => provision::revoke(&self.live, params).map(Some),
+            "revoke_agent" => revoke::revoke(&self.live, params).map(Some),
             "list_agents" => Ok(Some(self.list_agents())),
             "list_runtimes" => Ok(Some(self.runtimes())),
             "policy_updated" => self.policy_updated(params).map(Some),

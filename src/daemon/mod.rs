@@ -37,6 +37,7 @@ mod provision_journal;
 mod queue;
 mod reload;
 mod restart;
+mod revoke;
 mod rooms;
 mod runtimes;
 mod seeds;
@@ -92,6 +93,7 @@ use hubs::Hubs;
 use ingress::Ingress;
 use meters::Meters;
 use notify::Supervisor;
+use provision_journal::Unfinished;
 use reload::Live;
 use rooms::Rooms;
 use settling::Settler;
@@ -259,7 +261,7 @@ impl Node {
             other => failed(&other),
         })?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let undone = provision_journal::undo_unfinished(home, &disk);
+        let unfinished = provision_journal::at_start(home, &disk);
         let cloud = if recovery == Recovery::All { Cloud::of_process().map_err(StartError::Failed)? } else { None };
         let config = match &cloud {
             Some(cloud) => {
@@ -267,7 +269,7 @@ impl Node {
                 log::info!("daemon.sandbox instance={:?} hub={}", cloud.cloud_instance_id, cloud.hub());
                 config
             }
-            None if undone => load::load(&home.config()).map_err(|e| failed(&e))?,
+            None if unfinished.is_some() => load::load(&home.config()).map_err(|e| failed(&e))?,
             None => config,
         };
         for warning in &config.warnings {
@@ -309,6 +311,10 @@ impl Node {
         ingress.open_for(&hubs.ids());
         // In a sandbox agents come later.
         engine.recover(if cloud.is_some() { Recovery::AsChannelsCome } else { recovery });
+        if let Some(Unfinished::Revoking(revocation)) = &unfinished {
+            engine.dismiss(&revocation.agent);
+            engine.set_policy(&revocation.agent, None, None);
+        }
         let (poke, pokes) = snapshot::poke();
         let channels = Channels::new(Backoff::default(), {
             let poke = poke.clone();

@@ -1,4 +1,4 @@
-//! Agents that the hub puts here or takes away.
+//! Agents that the hub puts here.
 //!
 //! What is wanted is written down (credentials, workspace, configuration), then the daemon follows what is written.
 //! Doing it twice is the same as doing it once. What a frame has written is put back as it was when the daemon cannot
@@ -8,20 +8,19 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::duties::{agent_id, is_safe};
+use super::duties::is_safe;
 use super::provision_journal::Before;
 use super::reload::{Live, Register};
 use super::seeds::Seed;
-use super::{bindings, hubs, seeds};
+use super::{bindings, hubs, provision_journal, seeds};
 use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile};
 use crate::channel::botcord::registry;
 use crate::config::cloud::Cloud;
 use crate::config::{Config, agents, edit, load};
-use crate::engine::backlog::State;
 use crate::engine::cancel::CancelToken;
 use crate::engine::gate::Policy;
 use crate::engine::{Acceptance, Engine};
@@ -37,8 +36,6 @@ use crate::time::now_ms;
 const LIMIT: u64 = 256 << 10;
 /// How long a change of credentials waits for one that is under way.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
-/// How long a revocation waits for turns to end; the hub waits ten seconds for the answer.
-const TURNS_LIMIT: Duration = Duration::from_secs(6);
 /// Runtime that needs a gateway.
 const OPENCLAW: &str = "openclaw-acp";
 /// Runtime that has profiles.
@@ -101,7 +98,7 @@ pub(super) fn registrar() -> Box<Register> {
     })
 }
 
-fn one_at_a_time(live: &Live) -> MutexGuard<'_, ()> {
+pub(super) fn one_at_a_time(live: &Live) -> MutexGuard<'_, ()> {
     live.provisioning.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -315,9 +312,7 @@ fn install(
     wanted: &Wanted,
 ) -> Result<(), String> {
     let (home, agent) = (&live.home, checked.agent_id.as_str());
-    if Before::unfinished(home, &*live.disk).is_some_and(|left| left.undo(home, &live.disk).is_err()) {
-        return Err("what an earlier frame has left cannot be put back".into());
-    }
+    provision_journal::settle(home, &live.disk).map_err(|why| format!("what an earlier frame has left: {why}"))?;
     let text = read(&home.credentials(agent))?;
     let before = Before {
         agent: agent.to_owned(),
@@ -327,7 +322,7 @@ fn install(
     };
     if let Err(e) = before.begin(home, &*live.disk) {
         // Half written it would undo at the next start what others do until then.
-        let _ = Before::end(home, &*live.disk);
+        let _ = provision_journal::end(home, &*live.disk);
         return Err(e);
     }
     let done = write(live, config, document, checked, wanted).and_then(|()| {
@@ -341,7 +336,7 @@ fn install(
         }
         live.reload()?;
         match live.hubs.problem(agent) {
-            None if live.hubs.ids().iter().any(|id| id == agent) => Before::end(home, &*live.disk),
+            None if live.hubs.ids().iter().any(|id| id == agent) => provision_journal::end(home, &*live.disk),
             None => Err("the agent is not among those of the configuration".into()),
             Some(why) => Err(why),
         }
@@ -422,89 +417,4 @@ pub(super) fn check_directory(cwd: &str, home: &Path) -> Result<(), String> {
         return Ok(());
     }
     Err("cwd: expected a directory in the home of this user".into())
-}
-
-/// `revoke_agent`: the agent does not work here any more. Each step is done whatever became of the one before.
-pub(super) fn revoke(live: &Live, params: &Value) -> Result<Value, Refused> {
-    let agent = agent_id(params, "agentId")?;
-    let flag = |key: &str, default: bool| params.get(key).and_then(Value::as_bool).unwrap_or(default);
-    let delete_credentials = flag("deleteCredentials", true);
-    let delete_state = flag("deleteState", delete_credentials);
-    let delete_workspace = flag("deleteWorkspace", false);
-    let _one = one_at_a_time(live);
-    let home = &live.home;
-    let tried = |what: &str, done: Result<(), String>| match done {
-        Ok(()) => true,
-        Err(e) => {
-            log::warn!("control.revoke_step_failed agent={agent} step={what} error={e:?}");
-            false
-        }
-    };
-    live.channels.remove(&agent);
-    live.engine.dismiss(&agent);
-    await_turns(live, &agent);
-    let mut removed = false;
-    let edited = edit::edit_on(&*live.disk, home, |document| {
-        removed = agents::remove(document, &agent);
-        stop_gateways(document, &agent);
-    });
-    let removed = tried("config", edited.map_err(|e| e.to_string())) && removed;
-    let config = load::load(&home.config()).unwrap_or_default();
-    let path = hubs::find(home, &Config { agents: vec![agent.clone()], ..config }).0.pop().map(|found| found.path);
-    let path = path.unwrap_or_else(|| home.credentials(&agent));
-    let aside = path.exists() && {
-        let moved =
-            if delete_credentials { live.disk.remove(&path).map_err(|e| e.to_string()) } else { keep(live, &path) };
-        tried("credentials", moved)
-    };
-    if let Err(e) = live.reload() {
-        log::warn!("control.revoke_step_failed agent={agent} step=reload error={e:?}");
-    }
-    let delete = |what: &str, dir: PathBuf| {
-        dir.symlink_metadata().is_ok() && tried(what, fs::remove_dir_all(dir).map_err(|e| e.to_string()))
-    };
-    let workspace_deleted = delete_workspace && delete("workspace", home.agent_dir(&agent));
-    let state_deleted = workspace_deleted || (delete_state && delete("state", home.agent_state(&agent)));
-    live.set_policy(&agent, None, None);
-    log::info!("control.revoked_agent agent={agent} removed={removed}");
-    Ok(json!({
-        "agentId": agent,
-        "removed": removed,
-        "credentialsDeleted": aside && delete_credentials,
-        "stateDeleted": state_deleted,
-        "workspaceDeleted": workspace_deleted,
-    }))
-}
-
-/// Waits until no turn of an agent runs.
-fn await_turns(live: &Live, agent: &str) {
-    let end = Instant::now() + TURNS_LIMIT;
-    let runs = || live.engine.queue().iter().any(|i| i.state == State::Running && i.message.account_id == agent);
-    while runs() {
-        if Instant::now() >= end {
-            log::warn!("control.revoke_turns_run agent={agent}");
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// The profiles of an agent's gateways stay, switched off.
-fn stop_gateways(document: &mut Map<String, Value>, agent: &str) {
-    for gateway in document.get_mut("thirdPartyGateways").and_then(Value::as_array_mut).into_iter().flatten() {
-        if gateway["accountId"] == agent
-            && let Some(gateway) = gateway.as_object_mut()
-        {
-            gateway.insert("enabled".into(), false.into());
-        }
-    }
-}
-
-/// Puts credentials that are kept where nothing loads them.
-fn keep(live: &Live, path: &Path) -> Result<(), String> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err("no such place".into()) };
-    let aside = dir.join("revoked");
-    live.disk.create_dir(&aside).map_err(|e| e.to_string())?;
-    live.disk.rename(path, &aside.join(name)).map_err(|e| e.to_string())?;
-    live.disk.sync_dir(&aside).and_then(|()| live.disk.sync_dir(dir)).map_err(|e| e.to_string())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::dispatch_vectors::Setup;
-use super::provision_journal::undo_unfinished;
+use super::provision_journal::at_start;
 use super::seeds::{self, Seed};
 use crate::config::Home;
 use crate::link::botcord_control::frame::{Incoming, read};
@@ -90,7 +90,7 @@ fn whatever_fails_everything_is_as_before_or_as_wanted() {
                 let case = format!("{setup} at {nth}, lasting {lasts}");
                 if lasts {
                     // The process is gone; the next one looks after what it left.
-                    undo_unfinished(&begun.home, &(Arc::new(RealDisk) as Arc<dyn Disk>));
+                    at_start(&begun.home, &(Arc::new(RealDisk) as Arc<dyn Disk>));
                 }
                 let found = lasting(&begun.home, &dir.0);
                 assert!(found == before || found == wanted, "{case}: {found}");
@@ -119,8 +119,8 @@ fn who_was_named_meanwhile_stays_named() {
         crate::config::agents::add(document, "ag_c", &[]);
     })
     .unwrap();
-    assert!(undo_unfinished(&begun.home, &disk));
-    assert!(!undo_unfinished(&begun.home, &disk), "once is enough");
+    assert!(at_start(&begun.home, &disk).is_some());
+    assert!(at_start(&begun.home, &disk).is_none(), "once is enough");
     let after = lasting(&begun.home, &dir.0);
     assert_eq!(after["config"]["agents"], json!(["ag_b", "ag_c"]));
     assert_eq!((&after["credentials"], &after["journal"]), (&Value::Null, &json!(false)));
