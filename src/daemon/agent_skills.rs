@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::config::Home;
@@ -269,26 +271,32 @@ fn stage(dir: &Path, skill: &Skill) -> Result<(), String> {
     Ok(())
 }
 
-/// Puts a directory in the place of another one, which is removed.
+/// Puts a directory in the place of another one, which is removed. At any moment one of the two is there.
 pub(super) fn swap(staged: &Path, place: &Path) -> Result<(), String> {
-    let old = staged.with_extension("old");
-    let had = match fs::rename(place, &old) {
-        Ok(()) => true,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+    store::step();
+    let old = match renameat_with(CWD, staged, CWD, place, RenameFlags::EXCHANGE) {
+        Ok(()) => staged.to_owned(),
+        Err(Errno::NOENT) => return fs::rename(staged, place).map_err(|e| e.to_string()),
+        // A file system that does not know how.
+        Err(Errno::INVAL | Errno::NOSYS) => one_by_one(staged, place)?,
         Err(e) => return Err(e.to_string()),
     };
-    if let Err(e) = fs::rename(staged, place) {
-        if had {
-            let _ = fs::rename(&old, place);
-        }
-        return Err(e.to_string());
-    }
-    if had {
-        // A link is not a directory.
-        let removed = if old.is_symlink() || old.is_file() { fs::remove_file(&old) } else { fs::remove_dir_all(&old) };
-        if let Err(e) = removed {
-            log::warn!("skills.old_left path={} error={e}", old.display());
-        }
+    store::step();
+    // A link is not a directory.
+    let removed = if old.is_symlink() || old.is_file() { fs::remove_file(&old) } else { fs::remove_dir_all(&old) };
+    if let Err(e) = removed {
+        log::warn!("skills.old_left path={} error={e}", old.display());
     }
     Ok(())
+}
+
+/// The same with a moment in between; returns where the old one is.
+fn one_by_one(staged: &Path, place: &Path) -> Result<PathBuf, String> {
+    let old = staged.with_extension("old");
+    fs::rename(place, &old).map_err(|e| e.to_string())?;
+    if let Err(e) = fs::rename(staged, place) {
+        let _ = fs::rename(&old, place);
+        return Err(e.to_string());
+    }
+    Ok(old)
 }

@@ -1,5 +1,5 @@
-//! What bellhop leaves behind and nobody takes away: damaged files that were set aside, halves of files from a
-//! process that died while it wrote, and attachments that were fetched for turns long over.
+//! What bellhop leaves behind and nobody takes away: damaged files that were set aside, halves of files and directories
+//! from a process that died while it wrote, and attachments that were fetched for turns long over.
 //!
 //! Bounded by age and size. Nothing else is touched: a file goes only if bellhop has given it its name, and it lies
 //! where bellhop puts it. Transcripts and logs have rules of their own, where they are written.
@@ -52,8 +52,14 @@ struct Gone {
 fn collect(home: &Home, now: SystemTime) -> Gone {
     let mut gone = Gone::default();
     let mut ours = vec![home.root().to_owned(), home.daemon_dir(), home.journal(), home.credentials_dir()];
+    ours.push(home.daemon_dir().join("gateways"));
     for (id, agent) in directories(&home.agents_dir()) {
         ours.extend([home.agents_dir().join(&id).join("state"), home.root().join("memory").join(&id)]);
+        for below in ["sessions", "workspace/.claude/skills", "codex-home/skills"] {
+            let staged = directories(&agent.join(below)).into_iter().filter(|(name, _)| is_staged(name));
+            let staged = staged.filter_map(|(_, path)| Found::look(path)).collect();
+            remove_old(staged, now, HALF_AGE, u64::MAX, &mut gone);
+        }
         let attachments = directories(&agent.join("workspace/attachments"));
         let fetched = attachments.into_iter().filter(|(name, _)| is_message_id(name)).map(|(_, path)| path);
         remove_old(fetched.filter_map(Found::look).collect(), now, ATTACHMENTS_AGE, ATTACHMENTS_BYTES, &mut gone);
@@ -151,6 +157,17 @@ fn is_half(name: &str) -> bool {
     numbers && parts.next().is_some_and(|name| !name.is_empty())
 }
 
+/// `.<name>.<hex>.new`, `.staging-<hex>`, and what they were to replace, with `.old` at the end.
+fn is_staged(name: &str) -> bool {
+    let is_hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let bare = name.strip_suffix(".old").unwrap_or(name);
+    let of_skill = || {
+        let (name, hex) = bare.strip_suffix(".new").unwrap_or(bare).strip_prefix('.')?.rsplit_once('.')?;
+        Some(!name.is_empty() && is_hex(hex, 12))
+    };
+    bare.strip_prefix(".staging-").is_some_and(|hex| is_hex(hex, 16)) || of_skill().unwrap_or(false)
+}
+
 /// The hub's id of a message, after which its attachments' directory is named.
 fn is_message_id(name: &str) -> bool {
     let of_hub = |id: &str| id.len() >= 8 && id.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -222,6 +239,31 @@ mod tests {
             assert!(!path.exists(), "{}", path.display());
         }
         assert!(stays.iter().all(|path| path.exists()));
+        fs::remove_dir_all(home.root()).unwrap();
+    }
+
+    #[test]
+    fn directories_that_were_never_put_in_place_go_and_secrets_with_them() {
+        let home = home("staged");
+        let (now, agent) = (SystemTime::now(), home.agent_dir("ag_1"));
+        let goes = [
+            agent.join("sessions/.staging-0123456789abcdef/profile.json"),
+            agent.join("codex-home/skills/.gamma.0123456789ab.new/SKILL.md"),
+            agent.join("workspace/.claude/skills/.gamma.0123456789ab.old/SKILL.md"),
+            home.daemon_dir().join("gateways/gw_1.json.12.3.tmp"),
+        ];
+        let stays = [
+            agent.join("codex-home/skills/gamma/SKILL.md"),
+            agent.join("codex-home/skills/.system/SKILL.md"),
+            agent.join("workspace/.claude/skills/.mine.new/SKILL.md"),
+            home.daemon_dir().join("gateways/gw_1.json"),
+        ];
+        for path in goes.iter().chain(&stays) {
+            put(path, 10, now);
+        }
+        assert_eq!(collect(&home, now).files, 0);
+        assert_eq!(collect(&home, now + DAY * 2).files, goes.len());
+        assert!(stays.iter().all(|path| path.exists()) && goes.iter().all(|path| !path.exists()));
         fs::remove_dir_all(home.root()).unwrap();
     }
 
