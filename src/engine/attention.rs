@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::fuse::{Cause, Fuse, Verdict};
 use super::gate::Policy;
-use super::journal::{Journal, Record};
+use super::journal::{Journal, Record, Ticket};
 use super::now_ms;
 use super::policy::{Known, PolicyCache};
 use crate::json;
@@ -44,8 +44,9 @@ fn notes(journal: &Journal, prefix: &str) -> Vec<(String, serde_json::Value)> {
     })
 }
 
-/// Writes down what has become different.
-pub(super) fn write_policies(core: &Core) {
+/// Writes down what has become different; returns the promise of the last of it.
+pub(super) fn write_policies(core: &Core) -> Option<Ticket> {
+    let mut last = None;
     for change in core.policies.cache().take_changes() {
         // No id of an agent holds a line break, so the two parts cannot be mistaken for others.
         let key = match &change.conversation {
@@ -60,17 +61,21 @@ pub(super) fn write_policies(core: &Core) {
             }
             None => Record::Forget { key },
         };
-        drop(core.journal.append(record));
+        last = Some(core.journal.append(record));
     }
+    last
 }
 
-/// A policy was announced, or has changed in a way that is not told.
+/// A policy was announced, or has changed in a way that is not told. Returns when it is on disk: the hub does not say it
+/// twice.
 pub(super) fn set_policy(core: &Arc<Core>, agent: &str, conversation: Option<&str>, policy: Option<Policy>) {
     match policy {
         Some(policy) => core.policies.cache().put(agent, conversation, policy, now_ms()),
         None => core.policies.cache().invalidate(agent, conversation),
     }
-    write_policies(core);
+    if let Some(Err(e)) = write_policies(core).map(|written| written.wait()) {
+        log::error!("policy.not_written agent={agent} error={:?}", e.to_string());
+    }
 }
 
 /// Asks the fuse about one more turn and writes down what it counted.

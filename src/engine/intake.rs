@@ -278,7 +278,7 @@ fn wakes(core: &Arc<Core>, job: &mut Job) -> bool {
         let name = channel.display_name(&message.account_id);
         gate::wakes(&policy, &mut message, name.as_deref(), now_ms())
     }));
-    attention::write_policies(core);
+    drop(attention::write_policies(core));
     match decided {
         Ok(wakes) => {
             if message != *job.message {
