@@ -187,6 +187,11 @@ impl ControlHub {
         frames::send(&self.shared, instance, frame).expect("the daemon is connected")
     }
 
+    /// The same to a daemon that may be gone.
+    pub fn try_send(&self, instance: &str, frame: &Frame) -> Option<Pending> {
+        frames::send(&self.shared, instance, frame)
+    }
+
     /// Writes a text that is no frame of the hub.
     pub fn send_raw(&self, instance: &str, text: &str) {
         self.conn(instance).text(text);
