@@ -551,6 +551,30 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("GLIBC_TUNABLES", "Where it is not set, the daemon starts with a value of its own that keeps memory small."),
     ("BELLHOP_<RUNTIME>_BIN", "Program to run for a runtime, such as BELLHOP_CLAUDE_BIN or BELLHOP_CODEX_BIN."),
     (
+        "BELLHOP_ACP_IDLE_TIMEOUT_MS",
+        "Milliseconds of silence after which the program of a turn is stopped. 0: never. Unless set, 600000 for agents \
+         of the Agent Client Protocol and 1800000 for the others.",
+    ),
+    ("BOTCORD_ACP_LOGS", "0: no traces of the Agent Client Protocol below logs/acp."),
+    ("BOTCORD_ACP_TRACE", "verbose: those traces hold prompts and replies in full."),
+    (
+        "BOTCORD_DEEPSEEK_TUI_URL, BOTCORD_DEEPSEEK_TUI_TOKEN",
+        "A running server of DeepSeek TUI to use, and its token, in place of one that the daemon starts.",
+    ),
+    (
+        "BOTCORD_DEEPSEEK_TURN_IDLE_TIMEOUT_MS",
+        "Milliseconds without an event after which a turn of DeepSeek TUI is given up (60000). 0: never.",
+    ),
+    (
+        "BELLHOP_RUNTIME_CATALOG_CACHE, BELLHOP_RUNTIME_CATALOG_CACHE_DIR",
+        "0 keeps no lists of models between questions; the directory where they are kept.",
+    ),
+    (
+        "BELLHOP_RUNTIME_CATALOG_BACKGROUND_REFRESH",
+        "0: a list of models that is used is not renewed in the background.",
+    ),
+    ("BOTCORD_SKILL_DIRS", "Further directories with skills, separated by colons."),
+    (
         "BOTCORD_CLOUD_DAEMON_ACCESS_TOKEN",
         "Set in a hub's sandbox, and the switch for everything that is different there: see IN A SANDBOX.",
     ),
@@ -571,6 +595,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("BOTCORD_GATEWAY_MAX_RESUME_TURNS", "In place of rotation.maxTurns of the configuration."),
     ("BOTCORD_GATEWAY_MAX_RESUME_INPUT_TOKENS", "In place of rotation.maxInputTokens of the configuration."),
     ("BOTCORD_TRANSCRIPT", "1 keeps transcripts, 0 does not, whatever the configuration says."),
+    ("BOTCORD_TRANSCRIPT_BLOCKS", "verbose: transcripts hold what the runtime sent, redacted, not only its kind."),
     ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd: it is told when the daemon is ready, and that it lives."),
     ("NO_COLOR", "If set to anything but the empty string: no colours."),
     ("TERM", "dumb: no colours and no lines that overwrite each other."),

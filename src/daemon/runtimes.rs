@@ -18,7 +18,8 @@ const BREAKERS: usize = 32;
 /// The runtimes of this machine, as the hub wants to know them. Everything is asked at once; it takes as long as the
 /// slowest program or gateway, each of which has a limit of a few seconds.
 pub(super) fn snapshot(home: &Home, config: &Config, breakers: &[BreakerState]) -> Value {
-    let rows = rows(home, config, Wanted { models: true, places: true, login: LoginCheck::None });
+    let wanted = Wanted { models: true, places: true, login: LoginCheck::None };
+    let rows = look(home, config, wanted, true);
     let runtimes: Vec<Value> = rows.iter().map(|row| entry(row, breakers)).collect();
     json!({
         "probedAt": now_ms(),
@@ -51,6 +52,11 @@ fn entry(row: &RuntimeRow, breakers: &[BreakerState]) -> Value {
 
 /// One row for each registered runtime.
 pub(super) fn rows(home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
+    look(home, config, wanted, false)
+}
+
+/// With `stays`, this process lives long enough to renew what it has kept of them in the background.
+fn look(home: &Home, config: &Config, wanted: Wanted, stays: bool) -> Vec<RuntimeRow> {
     let settings = &parts::runtime_settings(home, config);
     let registry = Registry::new(settings.clone());
     let probes = registry.probe();
@@ -70,7 +76,7 @@ pub(super) fn rows(home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeR
         for (row, probe) in rows.iter_mut().zip(&probes) {
             scope.spawn(move || {
                 if wanted.models {
-                    row.catalogue = catalogue(probe, settings);
+                    row.catalogue = catalogue(probe, settings, stays);
                 }
                 match row.id.as_str() {
                     hermes::ID if wanted.places => row.profiles = openclaw::hermes_profiles(home, config),
@@ -88,7 +94,7 @@ pub(super) fn rows(home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeR
     rows
 }
 
-fn catalogue(probe: &Probe, settings: &RuntimeSettings) -> Catalogue {
+fn catalogue(probe: &Probe, settings: &RuntimeSettings, stays: bool) -> Catalogue {
     let Some(binary) = probe.path.clone() else { return Catalogue::default() };
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -100,5 +106,5 @@ fn catalogue(probe: &Probe, settings: &RuntimeSettings) -> Catalogue {
         home: settings.user_home.clone(),
         env: environ::plain(settings).into_iter().filter_map(text).collect(),
     };
-    catalogue::lookup(&installed, settings.catalogue_cache().as_deref(), false)
+    catalogue::lookup(&installed, settings.catalogue_cache().as_deref(), stays && settings.renews_catalogue())
 }

@@ -245,17 +245,24 @@ impl RuntimeSettings {
     /// Where answers of CLIs are kept between starts; `None`: nowhere, since it is switched off or there is no
     /// daemon's directory yet.
     pub fn catalogue_cache(&self) -> Option<PathBuf> {
-        let var = |name: &str| {
-            let prefixed = resolve::OVERRIDE_PREFIXES.map(|prefix| format!("{prefix}{name}"));
-            prefixed.iter().find_map(|name| self.var(name)).filter(|value| !value.is_empty())
-        };
-        if var("RUNTIME_CATALOG_CACHE").is_some_and(|value| value == "0") {
+        if self.prefixed("RUNTIME_CATALOG_CACHE").is_some_and(|value| value == "0") {
             return None;
         }
-        match var("RUNTIME_CATALOG_CACHE_DIR") {
+        match self.prefixed("RUNTIME_CATALOG_CACHE_DIR") {
             Some(dir) => Some(dir.into()),
             None => self.daemon_dir.is_dir().then(|| self.daemon_dir.join("runtime-catalog-cache")),
         }
+    }
+
+    /// Whether the daemon may renew the lists of models in the background.
+    pub fn renews_catalogue(&self) -> bool {
+        self.prefixed("RUNTIME_CATALOG_BACKGROUND_REFRESH").is_none_or(|value| value != "0")
+    }
+
+    /// A variable that is known with the prefix of this program and with that of the older one.
+    fn prefixed(&self, name: &str) -> Option<&OsStr> {
+        let known = resolve::OVERRIDE_PREFIXES.map(|prefix| format!("{prefix}{name}"));
+        known.iter().find_map(|name| self.var(name)).filter(|value| !value.is_empty())
     }
 
     /// The private directory of an agent, or `None` for a name that is no single path component.
@@ -302,6 +309,15 @@ mod tests {
         assert_eq!(settings.agent_dir("ag_1"), Some(PathBuf::from("/h/agents/ag_1")));
         for bad in ["", ".", "..", "a/b", "../x"] {
             assert_eq!(settings.agent_dir(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_renewal_of_catalogues_can_be_switched_off() {
+        let renews = |pairs: &[(&str, &str)]| RuntimeSettings::with_env(Path::new("/h"), env(pairs)).renews_catalogue();
+        assert!(renews(&[]) && renews(&[("BOTCORD_RUNTIME_CATALOG_BACKGROUND_REFRESH", "1")]));
+        for prefix in ["BOTCORD", "BELLHOP"] {
+            assert!(!renews(&[(&format!("{prefix}_RUNTIME_CATALOG_BACKGROUND_REFRESH"), "0")]), "{prefix}");
         }
     }
 

@@ -1,12 +1,14 @@
-//! The cache file of a catalogue: fresh for ten minutes, used beyond that while a new one is made.
+//! The cache file of a catalogue. For ten minutes it is used as it is, and renewed in the background; later a new one is
+//! made, for which the old one stands in when the CLI says nothing.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Catalogue, Installed, discover, read_file};
+use super::{Catalogue, Installed, Origin, discover, read_file};
 use crate::json;
 use crate::store::{self, RealDisk};
 use crate::thread;
@@ -14,6 +16,8 @@ use crate::time;
 
 /// How long a file counts as fresh, in milliseconds.
 const FRESH_MS: u64 = 600_000;
+/// A file that is younger than this is not renewed: dashboards ask several times in a row. In milliseconds.
+const NEW_MS: u64 = 30_000;
 /// Version of the file's form.
 const VERSION: u32 = 2;
 
@@ -53,28 +57,60 @@ fn context_key(installed: &Installed) -> String {
     json::to_string(&context).unwrap_or_default()
 }
 
+/// Files that are being renewed, so that each is renewed by one thread. There are as many as runtimes.
+static RENEWING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn renewing() -> MutexGuard<'static, Vec<PathBuf>> {
+    RENEWING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The catalogue of a runtime, from the cache where it is good enough.
 ///
-/// `directory` is where cache files lie; without one nothing is cached. `refresh` allows a stale file to be
-/// used at once and renewed by a thread. A runtime without a catalogue yields an empty one.
-pub fn lookup(installed: &Installed, directory: Option<&Path>, refresh: bool) -> Catalogue {
+/// `directory` is where cache files lie; without one nothing is cached. With `renews`, a fresh file is also renewed by
+/// a thread, for the next time. A runtime without a catalogue yields an empty one.
+pub fn lookup(installed: &Installed, directory: Option<&Path>, renews: bool) -> Catalogue {
     let Some(directory) = directory else { return discover(installed).unwrap_or_default() };
     let path = directory.join(format!("{}.json", installed.runtime.replace([':', '/'], "_")));
     let key = context_key(installed);
-    let Some(file) = read(&path, installed, &key) else { return renew(installed, &path, key) };
-    if (time::now_ms() as u64).saturating_sub(file.updated_at) <= FRESH_MS {
-        return file.catalog;
+    let Some(file) = read(&path, installed, &key) else { return renew(installed, &path, key, None) };
+    // A file from the future is as old as any.
+    let age = (time::now_ms() as u64).checked_sub(file.updated_at).unwrap_or(u64::MAX);
+    if age > FRESH_MS {
+        return renew(installed, &path, key, Some(file.catalog));
     }
-    if !refresh {
-        return renew(installed, &path, key);
-    }
-    let again = installed.clone();
-    let name = format!("catalogue:{}", installed.runtime);
-    let spawned = thread::spawn(name, move || drop(renew(&again, &path, key)));
-    if let Err(error) = spawned {
-        log::warn!("catalogue.refresh runtime={} error={error}", installed.runtime);
+    if renews && age >= NEW_MS {
+        renew_aside(installed.clone(), path, key, file.catalog.clone());
     }
     file.catalog
+}
+
+/// Renews a file on a thread of its own, unless that is being done.
+fn renew_aside(installed: Installed, path: PathBuf, key: String, old: Catalogue) {
+    {
+        let mut renewing = renewing();
+        if renewing.contains(&path) {
+            return;
+        }
+        renewing.push(path.clone());
+    }
+    let (file, runtime) = (path.clone(), installed.runtime.clone());
+    let spawned = thread::errand(format!("catalogue:{runtime}"), move || {
+        let _done = Renewing(path.clone());
+        renew(&installed, &path, key, Some(old));
+    });
+    if let Err(error) = spawned {
+        log::warn!("catalogue.renew runtime={runtime} error={error}");
+        drop(Renewing(file));
+    }
+}
+
+/// Takes its file out of [`RENEWING`] at the end, also that of a panic.
+struct Renewing(PathBuf);
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        renewing().retain(|path| *path != self.0);
+    }
 }
 
 fn read(path: &Path, installed: &Installed, key: &str) -> Option<File> {
@@ -82,14 +118,24 @@ fn read(path: &Path, installed: &Installed, key: &str) -> Option<File> {
     (file.version == VERSION && file.runtime_id == installed.runtime && file.context_key == key).then_some(file)
 }
 
-fn renew(installed: &Installed, path: &Path, context_key: String) -> Catalogue {
-    let Some(catalog) = discover(installed) else { return Catalogue::default() };
+/// Asks for the catalogue and writes it down. Where nothing was found out, what is known stays.
+fn renew(installed: &Installed, path: &Path, context_key: String, old: Option<Catalogue>) -> Catalogue {
+    let Some(found) = discover(installed) else { return Catalogue::default() };
+    let catalog = match old {
+        Some(old) if is_builtin(&found) && !is_builtin(&old) => old,
+        _ => found,
+    };
     let runtime_id = installed.runtime.clone();
     let file = File { version: VERSION, runtime_id, context_key, updated_at: time::now_ms() as u64, catalog };
     if let Err(error) = write(path, &file) {
         log::warn!("catalogue.write file={} error={error}", path.display());
     }
     file.catalog
+}
+
+/// Whether it holds nothing but what this program has a list of.
+fn is_builtin(catalogue: &Catalogue) -> bool {
+    catalogue.models.iter().all(|model| model.source == Origin::Builtin)
 }
 
 fn write(path: &Path, file: &File) -> std::io::Result<()> {
@@ -101,7 +147,10 @@ fn write(path: &Path, file: &File) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::store::tests::TempDir;
 
     fn installed(home: &Path) -> Installed {
         Installed {
@@ -126,5 +175,70 @@ mod tests {
         let second = lookup(&installed(&home), Some(&cache), true);
         assert!(second.models.iter().any(|m| m.id == "mine"));
         std::fs::remove_dir_all(&home).unwrap();
+    }
+
+    /// A `codex` that lists what is in the file `says`, and fails without it.
+    fn codex(home: &Path) -> Installed {
+        let binary = home.join("codex");
+        std::fs::write(&binary, format!("#!/bin/sh\nexec cat '{}'\n", home.join("says").display())).unwrap();
+        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into());
+        Installed {
+            runtime: "codex".into(),
+            binary,
+            env: BTreeMap::from([("PATH".to_owned(), path)]),
+            ..installed(home)
+        }
+    }
+
+    fn says(home: &Path, model: &str) {
+        std::fs::write(home.join("says"), format!(r#"{{"models":[{{"slug":"{model}"}}]}}"#)).unwrap();
+    }
+
+    fn age(file: &Path, ms: u64) {
+        let mut document: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        document["updatedAt"] = (time::now_ms() as u64 - ms).into();
+        std::fs::write(file, document.to_string()).unwrap();
+    }
+
+    fn ids(catalogue: &Catalogue) -> Vec<&str> {
+        catalogue.models.iter().map(|m| m.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_fresh_file_is_used_and_renewed_for_the_next_time() {
+        let dir = TempDir::new();
+        let (cache, installed) = (dir.0.join("cache"), codex(&dir.0));
+        let file = cache.join("codex.json");
+        says(&dir.0, "one");
+        assert_eq!(ids(&lookup(&installed, Some(&cache), true)), ["one"]);
+        says(&dir.0, "two");
+        assert_eq!(ids(&lookup(&installed, Some(&cache), true)), ["one"], "it has just been made");
+        assert!(!renewing().contains(&file));
+        age(&file, NEW_MS);
+        assert_eq!(ids(&lookup(&installed, Some(&cache), false)), ["one"], "not asked to renew it");
+        assert!(!renewing().contains(&file));
+        assert_eq!(ids(&lookup(&installed, Some(&cache), true)), ["one"]);
+        while renewing().contains(&file) {
+            std::thread::yield_now();
+        }
+        assert_eq!(ids(&lookup(&installed, Some(&cache), false)), ["two"]);
+    }
+
+    #[test]
+    fn an_old_file_is_replaced_unless_nothing_is_found_out() {
+        let dir = TempDir::new();
+        let (cache, installed) = (dir.0.join("cache"), codex(&dir.0));
+        let file = cache.join("codex.json");
+        says(&dir.0, "one");
+        lookup(&installed, Some(&cache), true);
+        age(&file, FRESH_MS + 60_000);
+        says(&dir.0, "two");
+        assert_eq!(ids(&lookup(&installed, Some(&cache), true)), ["two"]);
+        age(&file, FRESH_MS + 60_000);
+        std::fs::remove_file(dir.0.join("says")).unwrap();
+        assert_eq!(ids(&lookup(&installed, Some(&cache), true)), ["two"], "better than a list of our own");
+        std::fs::remove_file(&file).unwrap();
+        assert!(is_builtin(&lookup(&installed, Some(&cache), true)));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each runtime has a parser for what its CLI or its configuration files say, and a built-in list for
 //! when they say nothing. Results are kept in a cache file for ten minutes, so that listing runtimes does
-//! not start a CLI each time; an older file is used at once and renewed in the background.
+//! not wait for a CLI each time; the daemon renews it in the background when it is used.
 
 mod cache;
 pub mod claude;
