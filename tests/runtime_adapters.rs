@@ -289,6 +289,27 @@ fn codex_has_a_home_of_its_own_with_login_and_context() {
 }
 
 #[test]
+fn what_is_about_the_moment_does_not_grow_a_thread_of_codex() {
+    let cli = FakeCli::new("codex");
+    cli.plays(&format!("cat >\"$dir/stdin\"\ncat \"$CODEX_HOME/AGENTS.md\" >\"$dir/context\"\n{}", success("codex")));
+    let mut request = cli.request("hi");
+    let mut note = None;
+    for ago in ["1m ago", "2m ago", "3m ago"] {
+        request.system_context = Some(format!("You are Porter.\n\n{ago}\n\nSkills"));
+        request.passing_context = std::iter::once(15..15 + 2 + ago.len()).collect();
+        let (result, _) = cli.run_to_end(&request);
+        assert_eq!(result.text, "ok", "{:?}", result.error);
+        assert_eq!(cli.get("context"), "You are Porter.\n\nSkills");
+        assert_eq!(cli.get("stdin"), format!("<system-reminder>\n{ago}\n</system-reminder>\n\nhi"));
+        let id = result.new_session_id;
+        assert!(note.is_none() || note == result.note, "{note:?} is not {:?}", result.note);
+        note = result.note;
+        request.session = Some(ResumedSession { id, note: note.clone(), ..ResumedSession::default() });
+    }
+    assert_eq!(note.as_deref().and_then(codex::context_versions), Some(1));
+}
+
+#[test]
 fn conversations_of_one_agent_never_see_each_others_context() {
     for (runtime, file) in [("codex", "\"$CODEX_HOME/AGENTS.md\""), ("gemini", "GEMINI.md")] {
         let cli = FakeCli::new(runtime);

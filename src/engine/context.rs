@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::core::Core;
-use super::ports::{PromptFacts, SystemRule};
+use super::ports::{PromptFacts, SystemContext, SystemRule};
 use super::turn::Turn;
 use crate::text::trim;
 use crate::thread;
@@ -23,12 +23,12 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(super) struct Built {
     /// Never blank.
-    pub(super) context: Option<String>,
+    pub(super) context: Option<SystemContext>,
     pub(super) rules: Vec<SystemRule>,
 }
 
 enum Part {
-    Context(Option<String>),
+    Context(Option<SystemContext>),
     Rules(Vec<SystemRule>),
 }
 
@@ -76,7 +76,7 @@ fn collect(core: &Core, turn: &Turn, parts: &Receiver<Part>) -> Built {
     loop {
         let left = limit.saturating_sub(began.elapsed());
         match parts.recv_timeout(left.min(LOOK)) {
-            Ok(Part::Context(context)) => built.context = context.filter(|c| !trim(c).is_empty()),
+            Ok(Part::Context(context)) => built.context = context.filter(|c| !trim(&c.text).is_empty()),
             Ok(Part::Rules(rules)) => {
                 built.rules = rules;
                 return built;

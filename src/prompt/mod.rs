@@ -28,7 +28,7 @@ use self::skills::{Skill, SkillIndex};
 use self::system_context::{Blocks, Scene};
 use crate::engine::loop_risk::{self, LoopWatch, Side};
 use crate::engine::ports::{
-    Frame, PromptBuilder, PromptFacts, RoomContext, SystemRule, TurnEvent, TurnObserver, TurnStatus,
+    Frame, PromptBuilder, PromptFacts, RoomContext, SystemContext, SystemRule, TurnEvent, TurnObserver, TurnStatus,
 };
 use crate::message::Inbound;
 
@@ -160,7 +160,7 @@ impl PromptBuilder for Prompts {
         Ok(user_turn::compose(message, facts.text_is_delivered, &self.hints))
     }
 
-    fn system_context(&self, message: &Inbound, facts: PromptFacts<'_>) -> Option<String> {
+    fn system_context(&self, message: &Inbound, facts: PromptFacts<'_>) -> Option<SystemContext> {
         let agent = message.account_id.as_str();
         let agent_dir = self.agent_dir(agent);
         let now = files::now_ms();
@@ -292,7 +292,7 @@ mod tests {
         prompts.saw(&message("rm_2", "group"));
         let facts =
             PromptFacts { runtime: "codex", channel_kind: "botcord", text_is_delivered: false, has_tools: true };
-        let context = prompts.system_context(&message("rm_1", "group"), facts).unwrap();
+        let context = prompts.system_context(&message("rm_1", "group"), facts).unwrap().text;
         assert_eq!(
             headings(&context),
             [
@@ -319,7 +319,7 @@ mod tests {
         let mut local = message("terminal", "direct");
         local.origin = crate::message::Origin::OwnerChat;
         let facts = PromptFacts { runtime: "echo", channel_kind: "local", text_is_delivered: true, has_tools: false };
-        let context = prompts.system_context(&local, facts).unwrap();
+        let context = prompts.system_context(&local, facts).unwrap().text;
         assert_eq!(headings(&context), ["[Local Scene]", "[BotCord Working Memory]"]);
         assert!(!context.contains("botcord_send") && !context.contains("hub"), "{context}");
         assert_eq!(prompts.user_turn(&local, facts).unwrap(), "hello");
@@ -343,7 +343,7 @@ mod tests {
         let chat = message("telegram:group:1", "group");
         prompts.said(&chat, "I agree with that");
         prompts.said(&chat, "I agree with that");
-        let context = prompts.system_context(&chat, PromptFacts::default()).unwrap();
+        let context = prompts.system_context(&chat, PromptFacts::default()).unwrap().text;
         assert!(context.ends_with(system_context::LOOP_ADVICE) && context.contains("- repeated_outbound"), "{context}");
     }
 }

@@ -7,6 +7,7 @@ use super::files;
 use super::sender::{self, RoomType};
 use crate::engine::loop_risk::Reason;
 use crate::engine::mention;
+use crate::engine::ports::SystemContext;
 use crate::message::Inbound;
 use crate::text;
 
@@ -73,7 +74,7 @@ impl Blocks {
     ///
     /// What is larger than [`TOTAL_LIMIT`] loses the skills, then the digest, the room and the identity; if that is
     /// not enough, the end of the course profile and at last that of the memory. A last line says so.
-    pub fn assemble(mut self) -> Option<String> {
+    pub fn assemble(mut self) -> Option<SystemContext> {
         let mut cut: Vec<&str> = Vec::new();
         let limit = TOTAL_LIMIT - NOTICE_RESERVE;
         if self.size() > TOTAL_LIMIT {
@@ -103,8 +104,22 @@ impl Blocks {
         }
         let notice =
             (!cut.is_empty()).then(|| format!("[BotCord Context Notice] left out for size: {}", cut.join(", ")));
-        let parts: Vec<String> = self.into_parts().into_iter().chain([notice]).flatten().collect();
-        (!parts.is_empty()).then(|| parts.join("\n\n"))
+        let parts = self.into_parts().into_iter().chain([(notice, Passing::No)]);
+        let mut context = SystemContext::default();
+        for (part, passing) in parts.filter_map(|(part, passing)| Some((part?, passing))) {
+            let begin = context.text.len();
+            if begin > 0 {
+                context.text.push_str("\n\n");
+            }
+            let at = context.text.len();
+            context.text.push_str(&part);
+            match passing {
+                Passing::No => {}
+                Passing::Whole => context.passing.push(begin..context.text.len()),
+                Passing::Mention => context.passing.extend(mention_line(&part).map(|r| at + r.start..at + r.end)),
+            }
+        }
+        (!context.text.is_empty()).then_some(context)
     }
 
     fn size(&self) -> usize {
@@ -124,21 +139,37 @@ impl Blocks {
         blocks.into_iter().flatten().map(|b| b.len() + 2).sum()
     }
 
-    fn into_parts(self) -> [Option<String>; 11] {
+    fn into_parts(self) -> [(Option<String>, Passing); 11] {
         [
-            self.identity,
-            self.scene,
-            self.room_type,
-            self.environment,
-            self.commands,
-            self.memory,
-            self.room,
-            self.digest,
-            self.profile,
-            self.skills,
-            self.loop_risk,
+            (self.identity, Passing::No),
+            (self.scene, Passing::No),
+            (self.room_type, Passing::Mention),
+            (self.environment, Passing::No),
+            (self.commands, Passing::No),
+            (self.memory, Passing::No),
+            (self.room, Passing::No),
+            (self.digest, Passing::Whole),
+            (self.profile, Passing::No),
+            (self.skills, Passing::No),
+            (self.loop_risk, Passing::Whole),
         ]
     }
+}
+
+/// What of a block is about this moment only.
+#[derive(Clone, Copy)]
+enum Passing {
+    No,
+    Whole,
+    /// The line that says whether the agent is mentioned.
+    Mention,
+}
+
+/// Where a group's [`room_type`] says whether the agent is mentioned. Elsewhere that hardly changes.
+fn mention_line(block: &str) -> Option<std::ops::Range<usize>> {
+    let start = block.find("\nconversation_kind: group\n").and_then(|_| block.find("\nmentioned: "))? + 1;
+    let end = start + block.get(start..)?.find('\n')? + 1;
+    Some(start..end)
 }
 
 /// Who the agent is, from `identity.md` in its workspace. A link that leads out of the workspace is not followed.
@@ -262,17 +293,17 @@ mod tests {
         let large = |n: usize| Some("x".repeat(n * 1_024));
         let blocks =
             Blocks { identity: large(16), memory: large(30), digest: large(16), skills: large(8), ..Blocks::default() };
-        let context = blocks.clone().assemble().unwrap();
+        let context = blocks.clone().assemble().unwrap().text;
         assert!(context.len() <= TOTAL_LIMIT);
         assert!(context.ends_with("\n\n[BotCord Context Notice] left out for size: skills"));
 
         let blocks = Blocks { profile: large(100), room: large(8), ..blocks };
-        let context = blocks.assemble().unwrap();
+        let context = blocks.assemble().unwrap().text;
         assert!(context.len() <= TOTAL_LIMIT);
         let all = "skills, cross-room activity, room context, identity, end of the course profile";
         assert!(context.ends_with(&format!("left out for size: {all}")));
 
-        let context = Blocks { memory: large(900), ..Blocks::default() }.assemble().unwrap();
+        let context = Blocks { memory: large(900), ..Blocks::default() }.assemble().unwrap().text;
         assert!(context.len() <= TOTAL_LIMIT && context.ends_with("end of the working memory"));
     }
 
@@ -291,6 +322,37 @@ mod tests {
         assert!(block.ends_with('…') && block.len() < IDENTITY_LIMIT + 200);
         fs::write(workspace.join("identity.md"), " \n").unwrap();
         assert_eq!(identity(&workspace), None);
+    }
+
+    #[test]
+    fn what_lasts_can_be_told_from_what_does_not() {
+        use crate::message::document;
+        let message = |kind: &str, mentioned: bool| {
+            let json = serde_json::json!({
+                "id": "1", "channel": "c", "accountId": "ag_me", "conversation": {"id": "rm_1", "kind": kind},
+                "sender": {"id": "hu_1", "kind": "user"}, "text": "x", "mentioned": mentioned, "receivedAt": 0
+            });
+            document::parse(&json).unwrap()
+        };
+        let context = |kind: &str, mentioned: bool, digest: Option<&str>| {
+            let blocks = Blocks {
+                identity: Some("I am Nora".into()),
+                room_type: Some(room_type(&message(kind, mentioned))),
+                memory: Some("mentioned: false\nas I remember".into()),
+                digest: digest.map(str::to_owned),
+                skills: Some("skills".into()),
+                loop_risk: digest.map(|_| "loop".to_owned()),
+                ..Blocks::default()
+            };
+            let context = blocks.assemble().unwrap();
+            SystemContext::split(&context.text, &context.passing)
+        };
+        let (lasting, passing) = context("group", true, Some("5m ago"));
+        assert_eq!(passing, "mentioned: true\n\n5m ago\n\nloop");
+        assert!(lasting.starts_with("I am Nora\n\n[BotCord Room-Type Awareness]\nroom_type: team_room\n"), "{lasting}");
+        assert!(lasting.ends_with("\n\nmentioned: false\nas I remember\n\nskills"), "{lasting}");
+        assert_eq!(context("group", false, None), (lasting, "mentioned: false".to_owned()));
+        assert_eq!(context("direct", true, None).1, "");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) fn request(text: &str) -> RunRequest {
         trust: TrustLevel::Trusted,
         from_owner: false,
         system_context: None,
+        passing_context: Vec::new(),
         system_rules: Vec::new(),
         budget: Budget::default(),
         gateway: None,

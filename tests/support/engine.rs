@@ -13,7 +13,7 @@ use bellhop::engine::policy::PolicySource;
 use bellhop::engine::ports::{
     Capabilities, Channel, Delivery, Frame, FreshStart, MessageStatus, PromptBuilder, PromptFacts, RecentMessage,
     ResumedSession, RoomContext, RunRequest, RunResult, RunSink, Runtime, Runtimes, Settled, StreamBlock, StreamPace,
-    SystemRule, Thrown, Told, TurnDone, TurnEvent, TurnHook, TurnObserver, TurnReport,
+    SystemContext, SystemRule, Thrown, Told, TurnDone, TurnEvent, TurnHook, TurnObserver, TurnReport,
 };
 use bellhop::engine::route::{Route, Routes};
 use bellhop::engine::sessions::SessionStore;
@@ -388,9 +388,9 @@ impl PromptBuilder for FakePrompts {
         (self.compose)(message)
     }
 
-    fn system_context(&self, message: &Inbound, _: PromptFacts<'_>) -> Option<String> {
+    fn system_context(&self, message: &Inbound, _: PromptFacts<'_>) -> Option<SystemContext> {
         self.contexts.push(message.clone());
-        (self.context)()
+        (self.context)().map(SystemContext::from)
     }
 
     fn system_rules(&self, message: &Inbound) -> Vec<SystemRule> {

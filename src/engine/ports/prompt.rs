@@ -1,5 +1,7 @@
 //! Who tells a runtime what.
 
+use std::ops::Range;
+
 use super::{RecentMessage, SystemRule};
 use crate::message::Inbound;
 
@@ -63,6 +65,36 @@ pub enum Frame<'a> {
     },
 }
 
+/// What a runtime is told besides the user turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SystemContext {
+    /// The whole.
+    pub text: String,
+    /// Parts of it that are about this moment and read differently the next time, in their order: for CLIs that keep
+    /// every version of what they are told.
+    pub passing: Vec<Range<usize>>,
+}
+
+impl From<String> for SystemContext {
+    fn from(text: String) -> Self {
+        Self { text, passing: Vec::new() }
+    }
+}
+
+impl SystemContext {
+    /// What lasts, and what does not; both may be empty.
+    pub fn split(text: &str, passing: &[Range<usize>]) -> (String, String) {
+        let (mut lasting, mut now, mut at) = (String::new(), Vec::new(), 0);
+        for part in passing {
+            lasting.push_str(text.get(at..part.start).unwrap_or_default());
+            now.extend(text.get(part.clone()).map(str::trim));
+            at = part.end;
+        }
+        lasting.push_str(text.get(at..).unwrap_or_default());
+        (lasting.trim().to_owned(), now.join("\n\n"))
+    }
+}
+
 /// Composes what a runtime is told. Called on the turn's thread; quick, and free of network calls except
 /// where a channel offers context: context and rules are asked for on a thread of their own, and a turn runs without
 /// what takes longer than `Settings::context_limit`.
@@ -71,7 +103,7 @@ pub trait PromptBuilder: Send + Sync {
     fn user_turn(&self, message: &Inbound, facts: PromptFacts<'_>) -> Result<String, String>;
 
     /// The system context, built afresh for each run; `None` when there is nothing to say.
-    fn system_context(&self, message: &Inbound, facts: PromptFacts<'_>) -> Option<String>;
+    fn system_context(&self, message: &Inbound, facts: PromptFacts<'_>) -> Option<SystemContext>;
 
     /// Rules of the room.
     fn system_rules(&self, message: &Inbound) -> Vec<SystemRule>;

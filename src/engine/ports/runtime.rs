@@ -131,6 +131,8 @@ pub struct RunRequest {
     pub from_owner: bool,
     /// Context for the system prompt; fresh for every run.
     pub system_context: Option<String>,
+    /// See [`SystemContext::passing`](super::SystemContext::passing).
+    pub passing_context: Vec<std::ops::Range<usize>>,
     /// Rules of the room.
     pub system_rules: Vec<SystemRule>,
     /// Limits.

@@ -1,7 +1,8 @@
 //! The agent's own `CODEX_HOME`: a link to the user's login and the instruction file `AGENTS.md`.
 //!
-//! Codex copies `AGENTS.md` into a thread at its first turn and appends every changed version on resume. So
-//! the versions that a thread has seen are counted, and remembered with the session.
+//! Codex copies `AGENTS.md` into a thread at its first turn and appends every changed version on resume. So what is
+//! about the moment only goes in front of the prompt, and the versions that a thread has seen are counted, and
+//! remembered with the session.
 
 use std::path::Path;
 
@@ -49,7 +50,8 @@ pub(super) fn prepare(
     if let Err(e) = link_login(&settings.user_home.join(".codex/auth.json"), &home.join("auth.json")) {
         log::warn!("codex.login_link_failed home={} error={e}", home.display());
     }
-    let text = context_file::prepend(request.system_context.as_deref(), &request.system_rules).unwrap_or_default();
+    let (lasting, _) = super::context(request);
+    let text = context_file::prepend(Some(&lasting), &request.system_rules).unwrap_or_default();
     let held = context_file::lock(&home.join("AGENTS.md"), cancel);
     let written = held.as_ref().map(|held| held.write(&text));
     if let Some(Err(e)) = written {

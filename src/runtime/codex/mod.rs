@@ -7,13 +7,14 @@ pub use events::Parser;
 pub use home::context_versions;
 
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{ResumedSession, RunRequest, Thrown};
+use crate::engine::ports::{ResumedSession, RunRequest, SystemContext, Thrown};
 use crate::message::TrustLevel;
 use crate::runtime::environ::Changes;
 use crate::runtime::extra_args;
 use crate::runtime::ndjson::{Arg, Cli, Launch, StreamParser};
 use crate::runtime::process::Stdin;
 use crate::runtime::prompt_text;
+use crate::runtime::reminder;
 use crate::runtime::settings::{PromptVia, RuntimeSettings};
 
 /// Registered id.
@@ -59,10 +60,16 @@ impl Cli for Codex {
     }
 }
 
+/// The context as it lasts, and what of it is about this moment only.
+fn context(request: &RunRequest) -> (String, String) {
+    SystemContext::split(request.system_context.as_deref().unwrap_or_default(), &request.passing_context)
+}
+
 /// The arguments after `codex`, and what it reads.
 pub fn arguments(request: &RunRequest, settings: &RuntimeSettings) -> (Vec<Arg>, Stdin) {
     let owner = request.from_owner || request.trust == TrustLevel::Owner;
-    let prompt = prompt_text::prepare(ID, &request.text, owner);
+    let (_, passing) = context(request);
+    let prompt = prompt_text::prepare(ID, &reminder::prefix(Some(&passing), &request.text), owner);
     let extra = extra_args::codex(&request.extra_args);
     let mut args: Vec<Arg> = vec!["exec".into()];
     if let Some(session) = &request.session {
