@@ -11,7 +11,7 @@ use bellhop::engine::cancel::CancelToken;
 use bellhop::engine::ports::{Capabilities, Delivery, ErrorClass, RunError, RunResult, Thrown, TurnStatus, Usage};
 use bellhop::engine::route::{Match, QueueMode, Route};
 use bellhop::engine::{Acceptance, Recovery, Rotation, Settings};
-use bellhop::message::{BlockKind, ConversationKind, OutboundKind, SenderKind, Status, Trace, TrustLevel};
+use bellhop::message::{BlockKind, ConversationKind, OutboundKind, Overrides, SenderKind, Status, Trace, TrustLevel};
 use support::engine::{
     Build, FakeChannel, FakePrompts, Gate, Harness, PATIENCE, TempDir, answer, block, failure, group, hang, message,
     script,
@@ -269,8 +269,9 @@ fn s23_never_two_runs_of_one_room_and_only_the_last_is_answered() {
     h.reports.reports.wait_for("message 3 to be answered", |r| r.iter().any(|r| r.message_ids.contains(&"3".into())));
     let order: Vec<_> = h.order.all().into_iter().filter(|w| w.starts_with("run")).collect();
     assert!(order.chunks(2).all(|pair| pair.len() == 2 && pair[1] == "run end"), "{order:?}");
-    assert_eq!(h.channel.sent.len(), 1);
-    assert_eq!(h.sessions().len(), 1);
+    assert_eq!(h.channel.sent.all().iter().map(|o| o.text.as_str()).collect::<Vec<_>>(), ["reply"]);
+    let sessions = h.sessions();
+    assert_eq!(sessions.values().map(|e| e.runtime_session_id.as_str()).collect::<Vec<_>>(), ["sid-3"]);
 }
 
 #[test]
@@ -308,6 +309,38 @@ fn s28_s29_s30_sessions_rotate_by_turns_and_by_tokens() {
             assert!(last.text.contains("0 recent"), "{}", last.text);
             assert_eq!(h.sessions().into_values().next().unwrap().turn_count, Some(1));
         }
+    }
+}
+
+#[test]
+fn a_fresh_session_is_told_what_this_machine_has_heard_where_nobody_else_can_tell() {
+    let channel = FakeChannel::new("tg", "telegram", Capabilities { coalesce: true, ..Capabilities::default() });
+    *channel.recent.lock().unwrap() = None;
+    let settings = Settings { rotation: Rotation { turns: 2, tokens: 0 }, ..Settings::default() };
+    let h = Harness::build("heard", Build { channel, settings, ..Build::default() });
+    for n in 0..3 {
+        let mut m = message(&format!("m{n}"), &format!("say {n}"));
+        (m.channel, m.conversation.id) = ("tg".into(), "telegram:user:1".into());
+        h.handle(m);
+    }
+    let last = h.runtime.runs.all().pop().unwrap().text;
+    assert!(last.starts_with("[recovery] TooOld { turns: 2 } | 4 recent"), "two questions, two answers: {last}");
+    let heard = h.prompts.heard.all().pop().unwrap();
+    let heard: Vec<_> = heard.iter().map(|m| (m.from.as_deref().unwrap_or_default(), m.text.as_str())).collect();
+    assert_eq!(heard, [("ag_peer", "say 0"), ("ag_me", "ok"), ("ag_peer", "say 1"), ("ag_me", "ok")]);
+}
+
+#[test]
+fn a_session_stays_in_the_directory_it_was_made_in() {
+    for (runtime, moves) in [("claude-code", false), ("gemini", false), ("kimi-cli", false), ("codex", true)] {
+        let h = Harness::build("moved", Build { default_runtime: runtime.into(), ..Build::default() });
+        let elsewhere = TempDir::new("elsewhere");
+        h.handle(message("1", "one"));
+        let mut there = message("2", "two");
+        there.overrides = Some(Overrides { cwd: Some(elsewhere.0.clone()), ..Overrides::default() });
+        h.handle(there);
+        let run = h.runtime.runs.all().pop().unwrap();
+        assert_eq!((run.session.is_some(), run.text.starts_with("[recovery] Moved")), (moves, !moves), "{runtime}");
     }
 }
 
@@ -642,7 +675,7 @@ fn s69_the_system_context_reaches_the_runtime_when_there_is_one() {
 #[test]
 fn s71_a_tool_budget_ends_the_turn() {
     let h = Harness::script("s71", |_, request, cancel, sink| {
-        assert_eq!(request.budget.max_tool_calls, Some(1));
+        assert_eq!((request.budget.max_tool_calls, request.budget.max_wall_time_ms), (Some(1), Some(12_000)));
         sink.block(block(BlockKind::ToolUse, 1));
         sink.block(block(BlockKind::ToolUse, 2));
         hang(cancel)
@@ -655,6 +688,7 @@ fn s71_a_tool_budget_ends_the_turn() {
     });
     h.handle(m);
     let sent = h.channel.sent.all();
+    assert_eq!(sent.len(), 1);
     assert_eq!(sent[0].text, "Cloud run budget exceeded: tool call budget exceeded after 2 tool call(s)");
     assert!(h.sessions().is_empty());
 }

@@ -15,7 +15,8 @@ use super::journal::{JournalError, Record, Ticket};
 use super::outcome::Run;
 use super::pass::PASS_VARIABLE;
 use super::ports::{
-    Channel, Frame, FreshStart, PromptFacts, RecentMessage, ResumedSession, RunRequest, Runtime, Thrown, TurnEvent,
+    Channel, Frame, FreshStart, PromptFacts, RecentMessage, ResumedSession, RoomMessage, RunRequest, Runtime, Thrown,
+    TurnEvent,
 };
 use super::prepare;
 use super::queue::Start;
@@ -35,6 +36,8 @@ use crate::time;
 const TRANSIENT_WAIT: Duration = Duration::from_secs(1);
 /// Runtimes that know a session only in the directory it was made in.
 const TIED_TO_DIRECTORY: [&str; 3] = ["claude-code", "gemini", "kimi-cli"];
+/// Messages that a session which starts anew is told of.
+const RECENT: usize = 20;
 /// Block summaries kept for the transcript's `outbound` record.
 const MAX_SUMMARIES: usize = 256;
 
@@ -423,6 +426,7 @@ fn forget(core: &Arc<Core>, turn: &Turn) {
 /// The user turn in a recovery frame.
 pub(super) fn recovery(core: &Core, turn: &Turn, why: FreshStart<'_>, composed: &str) -> String {
     let recent = turn.channel.as_ref().and_then(|c| c.recent_messages(&turn.message));
+    let recent = recent.or_else(|| transcribed(core, turn));
     let own = |m: &RecentMessage| {
         let at = time::parse(m.at.as_deref()?)?;
         (m.from_id.as_ref() == Some(&turn.message.account_id)).then(|| (at, m.text.clone()))
@@ -432,6 +436,27 @@ pub(super) fn recovery(core: &Core, turn: &Turn, why: FreshStart<'_>, composed: 
         core.observe(&TurnEvent::OwnWords { message: &turn.message, said: &said });
     }
     core.prompts.framed(composed, Frame::Recovery { runtime: &turn.runtime, why, recent: recent.as_deref() })
+}
+
+/// The last exchanges as this machine has seen them, for channels whose far side keeps none.
+fn transcribed(core: &Core, turn: &Turn) -> Option<Vec<RecentMessage>> {
+    // A hub that cannot be asked now has heard more than its agent.
+    if turn.channel.as_ref().is_some_and(|c| c.capabilities().gated) {
+        return None;
+    }
+    let message = &turn.message;
+    let (room, topic) = (&message.conversation.id, message.conversation.thread_id.as_deref());
+    let now = turn.message_ids();
+    let mut said = core.transcripts.history(&message.account_id, room, topic, RECENT + now.len());
+    said.retain(|m| m.id.as_ref().is_none_or(|id| !now.contains(id)));
+    let recent = |m: RoomMessage| RecentMessage {
+        at: m.at,
+        from: m.name.or_else(|| m.from.clone()),
+        from_id: m.from,
+        topic: None,
+        text: m.text,
+    };
+    (!said.is_empty()).then(|| said.into_iter().map(recent).collect())
 }
 
 enum Again {

@@ -367,6 +367,8 @@ pub struct FakePrompts {
     pub composed: Log<Inbound>,
     /// Messages that a system context was made for.
     pub contexts: Log<Inbound>,
+    /// What sessions that start anew were told of the room.
+    pub heard: Log<Vec<RecentMessage>>,
 }
 
 impl Default for FakePrompts {
@@ -378,6 +380,7 @@ impl Default for FakePrompts {
             rules: Box::new(|_| Vec::new()),
             composed: Log::default(),
             contexts: Log::default(),
+            heard: Log::default(),
         }
     }
 }
@@ -404,6 +407,7 @@ impl PromptBuilder for FakePrompts {
                     FreshStart::Failed(error) => format!("failed: {error}"),
                     other => format!("{other:?}"),
                 };
+                self.heard.push(recent.unwrap_or_default().to_vec());
                 let recent = recent.map_or_else(|| "(unavailable)".to_owned(), |r| format!("{} recent", r.len()));
                 format!("[recovery] {why} | {recent}\n[turn]\n{user_turn}")
             }
