@@ -37,6 +37,7 @@ fn entry(row: &RuntimeRow, breakers: &[BreakerState]) -> Value {
     };
     put("version", row.version.clone().map(Value::from));
     put("path", row.path.clone().map(Value::from));
+    put("error", row.problem.clone().filter(|_| !row.ok).map(Value::from));
     let listed =
         |list: Result<Value, json::Error>| list.ok().filter(|list| list.as_array().is_some_and(|l| !l.is_empty()));
     if row.ok {
@@ -107,4 +108,19 @@ fn catalogue(probe: &Probe, settings: &RuntimeSettings, stays: bool) -> Catalogu
         env: environ::plain(settings).into_iter().filter_map(text).collect(),
     };
     catalogue::lookup(&installed, settings.catalogue_cache().as_deref(), stays && settings.renews_catalogue())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_is_not_there_says_why() {
+        let absent =
+            RuntimeRow { id: "codex".into(), problem: Some("not found on PATH".into()), ..RuntimeRow::default() };
+        let expected = json!({"id": "codex", "available": false, "error": "not found on PATH"});
+        assert_eq!(entry(&absent, &[]), expected);
+        let there = RuntimeRow { ok: true, version: Some("1".into()), ..absent };
+        assert_eq!(entry(&there, &[]), json!({"id": "codex", "available": true, "version": "1"}));
+    }
 }
