@@ -140,9 +140,14 @@ fn an_unknown_session_is_replaced_at_the_load_and_at_the_prompt() {
         reads(),
         answers(6, json!({"text": "Fresh"})),
     ]));
-    let result = bench.resume(&mut Recorder::default());
+    let mut sink = Recorder { recovery: Some("what was said, and hello".into()), ..Recorder::default() };
+    let result = bench.resume(&mut sink);
     assert_eq!((result.text.as_str(), result.new_session_id.as_str()), ("Fresh", "s2"));
     assert!(result.session_replaced);
+    let prompts: Vec<_> =
+        bench.agent.received().into_iter().filter(|line| line["method"] == "session/prompt").collect();
+    let told: Vec<_> = prompts.iter().map(|line| line["params"]["prompt"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(told, ["what was said, and hello"; 2], "a new session is told what it cannot know");
 
     let bench = Bench::new(&greeted(vec![
         reads(),
@@ -154,7 +159,9 @@ fn an_unknown_session_is_replaced_at_the_load_and_at_the_prompt() {
         reads(),
         gone(5),
     ]));
-    let result = bench.run(&bench.request(), &mut Recorder::default());
+    let mut sink = Recorder { recovery: Some("nothing was said before".into()), ..Recorder::default() };
+    let result = bench.run(&bench.request(), &mut sink);
+    assert!(bench.agent.received().iter().all(|line| !line.to_string().contains("before")), "there was no session");
     let error = result.error.unwrap();
     assert_eq!(error.message, "openclaw-acp: prompt failed after session reset: Internal: session s1 not found");
     assert!(result.session_lost && result.new_session_id.is_empty());

@@ -44,6 +44,8 @@ pub fn fresh_number() -> u64 {
 pub struct Recorder {
     /// Processes that were started.
     pub spawned: Vec<ProcessId>,
+    /// Those that had given their reply and went on.
+    pub lingering: Vec<ProcessId>,
     /// Sessions that were announced.
     pub sessions: Vec<String>,
     /// Blocks in order.
@@ -64,6 +66,8 @@ pub struct Recorder {
     pub questions: Vec<ApprovalRequest>,
     /// Processes of earlier turns that run this one.
     pub served_by: Vec<String>,
+    /// What a session that had to start anew is told.
+    pub recovery: Option<String>,
     /// Decisions that have come, in order.
     pub decisions: Vec<(String, Approval)>,
 }
@@ -76,6 +80,10 @@ impl RunSink for Recorder {
 
     fn spawned(&mut self, process: ProcessId) {
         self.spawned.push(process);
+    }
+
+    fn lingers(&mut self, process: ProcessId) {
+        self.lingering.push(process);
     }
 
     fn session(&mut self, id: &str) {
@@ -102,6 +110,10 @@ impl RunSink for Recorder {
         }
         self.questions.push(question);
         self.approve.clone()
+    }
+
+    fn recovery_text(&mut self) -> Option<String> {
+        self.recovery.clone()
     }
 
     fn served_by(&mut self, name: &str) -> Option<String> {

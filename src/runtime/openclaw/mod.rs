@@ -79,11 +79,14 @@ fn converse(request: &RunRequest, gateway: &Gateway, turn: &mut Turn<'_>) -> Res
     let key = session_key(request, gateway);
     let stored = request.session.as_ref().map(|s| s.id.as_str()).filter(|id| !id.is_empty());
     turn.open(stored, &request.cwd, &key)?;
-    match turn.prompt(&request.text) {
+    let lost = |turn: &mut Turn<'_>| stored.and_then(|_| turn.recovery());
+    let text = lost(turn);
+    match turn.prompt(text.as_deref().unwrap_or(&request.text)) {
         Err(Failure::NotFound(why)) => {
             log::info!("openclaw.session_reset {}", crate::redact::text(&why));
             turn.open_new(&request.cwd, &key)?;
-            turn.prompt(&request.text).map_err(|failure| match failure {
+            let text = lost(turn);
+            turn.prompt(text.as_deref().unwrap_or(&request.text)).map_err(|failure| match failure {
                 Failure::NotFound(why) => Failure::NotFound(format!("prompt failed after session reset: {why}")),
                 Failure::Other(why, class) => {
                     Failure::Other(format!("prompt failed after session reset: {why}"), class)

@@ -59,6 +59,8 @@ pub struct Turn<'a> {
     pub usage: Option<Usage>,
     /// Size of the context.
     pub context_tokens: Option<u64>,
+    /// The session was made in this turn.
+    fresh: bool,
     prompting: bool,
     quiet_since: Instant,
     filter: Filter,
@@ -83,6 +85,7 @@ impl<'a> Turn<'a> {
             session: None,
             usage: None,
             context_tokens: None,
+            fresh: false,
             prompting: false,
             quiet_since: Instant::now(),
             filter: Filter::default(),
@@ -118,6 +121,7 @@ impl<'a> Turn<'a> {
 
     /// Makes a session in place of the present one.
     pub fn open_new(&mut self, cwd: &Path, key: &str) -> Result<(), Failure> {
+        self.fresh = true;
         if let Some(old) = self.session.take() {
             self.bridge.leave(&old);
         }
@@ -160,6 +164,12 @@ impl<'a> Turn<'a> {
                 Err(TryRecvError::Empty) => nap(self.cancel, end.saturating_duration_since(Instant::now()).min(NAP)),
             }
         }
+    }
+
+    /// What to say instead of the user turn in a session that had to be made in place of the stored one: it is told
+    /// what it cannot know.
+    pub fn recovery(&mut self) -> Option<String> {
+        if self.fresh { self.sink.recovery_text() } else { None }
     }
 
     /// Prompts and gathers the answer.
