@@ -113,6 +113,22 @@ fn servers_reach_only_agents_that_can_use_them() {
 }
 
 #[test]
+fn an_agent_that_stays_after_its_reply_is_known_to_the_daemon() {
+    let mut agent = FakeAgent::new("staying");
+    agent.cli().settings.linger = std::time::Duration::from_millis(10);
+    let steps = [initialized(json!({})), session(2), prompted(3)].concat();
+    let words = |step: Step| match step {
+        Step::In(_) => "read -r line\n".to_owned(),
+        Step::Out(line) => format!("echo '{line}'\n"),
+    };
+    let script: String = steps.into_iter().map(words).collect();
+    agent.config().command = vec!["sh".into(), "-c".into(), format!("{script}exec sleep 5")];
+    let mut sink = Recorder::default();
+    assert_eq!(run(&agent, None, None, &mut sink).text, "Done.");
+    assert_eq!((sink.lingering.len(), &sink.lingering), (1, &sink.spawned));
+}
+
+#[test]
 fn a_decision_may_come_later() {
     for (decision, option) in [(Approval::Allow, "once"), (Approval::Deny { reason: String::new() }, "never")] {
         let agent = FakeAgent::new("asking");

@@ -206,6 +206,7 @@ fn a_reply_does_not_wait_for_a_cli_that_stays_and_its_session_is_not_shared() {
     request.turn_id.push_str("_next");
     assert_eq!(runtime.run(&request, &token, &mut sink).unwrap().text, "ok");
     assert!(!alive(&sink, 0) && alive(&sink, 1));
+    assert_eq!(sink.lingering, sink.spawned, "after a crash the daemon knows what still runs");
     runtime.close();
     assert!(!alive(&sink, 1));
 }

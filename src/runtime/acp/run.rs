@@ -81,6 +81,7 @@ pub fn run(
         }
         // It pauses only when the reply is complete.
         Driven::Paused => {
+            turn.lingers(process.id());
             lingering.watch(process, &request.turn_id, turn.session().unwrap_or_default());
             ended_without_process(Duration::ZERO)
         }

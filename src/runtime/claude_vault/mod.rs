@@ -242,6 +242,10 @@ impl RunSink for Counting<'_> {
         self.inner.session(id);
     }
 
+    fn lingers(&mut self, process: ProcessId) {
+        self.inner.lingers(process);
+    }
+
     fn block(&mut self, block: Block) {
         self.tools |= matches!(block.kind, BlockKind::ToolUse | BlockKind::ToolResult);
         self.seq += 1;

@@ -25,7 +25,7 @@ use super::permission::{PermissionAnswer, PermissionRequest};
 use super::rpc::{self, Id, RpcError};
 use super::trace::Trace;
 use super::update::{AnswerText, Update};
-use crate::engine::ports::{Approval, ErrorClass, RunSink, Usage};
+use crate::engine::ports::{Approval, ErrorClass, ProcessId, RunSink, Usage};
 use crate::json;
 use crate::message::{Block, Status};
 use crate::redact;
@@ -170,6 +170,11 @@ impl<'a> Turn<'a> {
     /// Whether the agent said anything that belongs to the protocol.
     pub fn has_events(&self) -> bool {
         self.state != State::Start && self.state != State::Initialize
+    }
+
+    /// The reply is complete and the agent still runs: whoever looks after crashes is told.
+    pub fn lingers(&mut self, process: ProcessId) {
+        self.sink.lingers(process);
     }
 
     /// The trace, for what happens after the turn.
