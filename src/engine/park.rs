@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::json;
 use crate::message::{ConversationKind, Inbound};
+use crate::store;
 
 /// Longest single wait, and longest wait in a row, in milliseconds.
 pub const WAIT_LIMIT_MS: i64 = 30_000;
@@ -73,7 +74,7 @@ impl Marker {
     /// Reads the marker at `path` and removes the file, whatever is in it.
     pub fn take(path: &Path, now: i64) -> Option<Self> {
         let mut content = String::new();
-        let read = fs::File::open(path).and_then(|f| f.take(MARKER_BYTES).read_to_string(&mut content));
+        let read = store::open_regular(path).and_then(|f| f.take(MARKER_BYTES).read_to_string(&mut content));
         // A marker that stays behind would be taken for the wish of a later turn; the next turn tries again.
         let _ = fs::remove_file(path);
         read.ok()?;
@@ -213,6 +214,9 @@ mod tests {
         fs::write(&path, serde_json::to_string(&MarkerFile::new(8, Some("later".into()), 1_000)).unwrap()).unwrap();
         assert_eq!(Marker::take(&path, 2_000).unwrap().deadline_ms, 9_000);
         assert!(!path.exists() && Marker::take(&path, 2_000).is_none());
+        let pipe = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(pipe.success() && Marker::take(&path, 2_000).is_none(), "nobody waits for a pipe");
+        assert!(!path.exists());
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -1,6 +1,6 @@
 //! Reading and replacing small files.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -17,11 +17,8 @@ pub fn is_plain_name(name: &str) -> bool {
 
 /// The first `limit` bytes of a regular file, or `None`.
 pub fn read_at_most(path: &Path, limit: u64) -> Option<Vec<u8>> {
-    if !fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
     let mut content = Vec::new();
-    File::open(path).ok()?.take(limit).read_to_end(&mut content).ok()?;
+    store::open_regular(path).ok()?.take(limit).read_to_end(&mut content).ok()?;
     Some(content)
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::SystemRule;
 use crate::sanitize;
+use crate::store;
 
 /// First line of a managed section.
 pub const START: &str = "<!-- BOTCORD_SYSTEM_RULES_START -->";
@@ -155,7 +156,7 @@ impl Drop for Held {
 }
 
 fn read(path: &Path) -> std::io::Result<Option<String>> {
-    let file = match std::fs::File::open(path) {
+    let file = match store::open_regular(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
@@ -298,6 +299,10 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "# Mine\n");
         std::fs::write(&target, b"\xff\xfe").unwrap();
         assert!(held.write_section(Some("ctx")).is_err());
+        let pipe = dir.join("PIPE.md");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let piped = lock(&pipe, &CancelToken::new().unwrap()).unwrap();
+        assert!(piped.write_section(Some("ctx")).is_err(), "nobody waits for a pipe");
         assert_eq!(std::fs::read(&target).unwrap(), b"\xff\xfe");
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -88,6 +88,14 @@ impl DiskFile for RealFile {
     }
 }
 
+/// Opens a regular file for reading, through links. Anything else is an error: an agent may have put a pipe in the place
+/// of a file, and whoever opened that would wait for ever.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
 const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 impl Disk for RealDisk {

@@ -11,6 +11,7 @@ use std::{error, fmt};
 use super::{Memory, Update, UpdateError, Updated};
 use crate::json;
 use crate::prompt::files;
+use crate::store;
 
 /// Largest file that is read, in bytes.
 const FILE_LIMIT: u64 = 1_024 * 1_024;
@@ -133,7 +134,7 @@ impl MemoryStore {
 
 /// The whole file; `None` when there is none. An error for one larger than a memory can be.
 fn read_whole(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let file = match store::open_regular(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
