@@ -509,6 +509,10 @@ fn run_once(
         progress.open_tools = 0;
         progress.ran = true;
     }
+    if runtime.acts_unseen() {
+        // Only for what follows a crash: another try after a transient failure is decided by what was seen.
+        core.journal.append_behind(Record::Effects { turn: turn.id.clone() });
+    }
     let mut sink = TurnSink::new(Arc::clone(core), Arc::clone(turn), composed, started);
     match runtime.run(request, &turn.token, &mut sink) {
         Ok(result) => Run::Returned(result),

@@ -46,6 +46,11 @@ pub trait Cli: Send + Sync {
         let _ = session;
         false
     }
+
+    /// See [`Runtime::acts_unseen`].
+    fn acts_unseen(&self) -> bool {
+        false
+    }
 }
 
 /// One argument of a command line.
@@ -242,6 +247,10 @@ impl Runtime for NdjsonRuntime {
 
     fn wants_fresh(&self, session: &ResumedSession) -> bool {
         self.cli.wants_fresh(session)
+    }
+
+    fn acts_unseen(&self) -> bool {
+        self.cli.acts_unseen()
     }
 
     fn close(&self) {

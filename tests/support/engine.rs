@@ -335,6 +335,10 @@ impl Runtime for Scripted {
         result
     }
 
+    fn acts_unseen(&self) -> bool {
+        self.id == "kimi-cli"
+    }
+
     /// A session whose note says so.
     fn wants_fresh(&self, session: &ResumedSession) -> bool {
         session.note.as_deref() == Some("leave it")

@@ -33,6 +33,12 @@ pub trait Runtime: Send + Sync {
         false
     }
 
+    /// Whether the CLI tells of a tool only when that has ended. Then every turn that has begun may have had effects,
+    /// whatever was seen of it.
+    fn acts_unseen(&self) -> bool {
+        false
+    }
+
     /// Called while no turn of it runs, at shutdown: ends pooled processes.
     fn close(&self) {}
 }

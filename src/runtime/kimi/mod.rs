@@ -143,6 +143,11 @@ impl Cli for Kimi {
         Ok(Launch { args: shown_as_prompt(args), env, stdin: Stdin::Null, held, scratch: None, note })
     }
 
+    /// A message with calls of tools is printed when the tools are done.
+    fn acts_unseen(&self) -> bool {
+        true
+    }
+
     fn parser(&self, request: &RunRequest) -> Box<dyn StreamParser> {
         let given = match self.flavour() {
             Flavour::Modern => None,
