@@ -34,6 +34,10 @@ fn success(runtime: &str) -> &'static str {
              echo '{\"type\":\"message\",\"role\":\"assistant\",\"content\":\"ok\"}'\n\
              echo '{\"type\":\"result\",\"status\":\"success\"}'\n"
         }
+        "kimi-cli" => {
+            "echo '{\"role\":\"assistant\",\"content\":\"ok\"}'\n\
+             echo '{\"role\":\"meta\",\"type\":\"session.resume_hint\",\"session_id\":\"session_1\"}'\n"
+        }
         other => panic!("unknown runtime {other}"),
     }
 }
@@ -330,6 +334,30 @@ fn conversations_of_one_agent_never_see_each_others_context() {
                 scope.spawn(move || run(name.into()));
             }
         });
+    }
+}
+
+#[test]
+fn kimi_hears_of_rules_that_changed_since_its_session_began() {
+    let cli = FakeCli::new("kimi-cli");
+    cli.plays(success("kimi-cli"));
+    let rule = |text: &str| {
+        let rule = serde_json::json!({"kind": "room_rule", "scope": "room", "id": "room:rm_1", "version": "sha256:1",
+            "roomId": "rm_1", "text": text});
+        vec![serde_json::from_value(rule).unwrap()]
+    };
+    let mut request = cli.request("hi");
+    for (text, told) in [("Be brief.", false), ("Be brief.", false), ("Be long.", true), ("Be long.", true)] {
+        request.system_rules = rule(text);
+        let (result, _) = cli.run_to_end(&request);
+        assert_eq!(result.text, "ok", "{:?}", result.error);
+        let argv = cli.get("argv");
+        let prompt = argv.split_once("--prompt\n").unwrap().1;
+        let in_prompt = prompt.starts_with("<system-reminder>\n[BotCord Room Rule]\n") && prompt.contains(text);
+        assert_eq!((in_prompt, prompt.ends_with("hi\n")), (told, true), "{prompt}");
+        assert!(std::fs::read_to_string(cli.join("cwd/.kimi-code/AGENTS.md")).unwrap().contains(text));
+        let (id, note) = (result.new_session_id, result.note);
+        request.session = Some(ResumedSession { id, note, ..ResumedSession::default() });
     }
 }
 
