@@ -11,8 +11,10 @@ use std::time::Duration;
 
 /// Stack of a thread unless it needs more, in bytes.
 pub const STACK: usize = 256 * 1024;
-/// Stack of a thread that runs errands. Turns are among them, with parsers that recurse over JSON of up to 128 levels.
-const ERRAND_STACK: usize = 512 * 1024;
+/// Stack of a thread that parses what far sides say, in bytes: parsers recurse over JSON of up to 128 levels.
+pub const PARSER_STACK: usize = 512 * 1024;
+/// Stack of a thread that runs errands. Turns are among them.
+const ERRAND_STACK: usize = PARSER_STACK;
 /// Threads that wait for an errand; those above it end.
 const MAX_IDLE: usize = 16;
 /// How long each of them waits.

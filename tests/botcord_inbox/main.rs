@@ -5,6 +5,7 @@ mod daemon;
 #[path = "../support/hub/mod.rs"]
 mod hub;
 mod in_process;
+mod oddities;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -252,25 +253,27 @@ fn five_refusals_in_a_row_start_the_channel_anew() {
 #[test]
 fn an_agent_that_the_hub_has_forgotten_is_given_up_and_its_key_is_kept() {
     let hub = Hub::with(Settings { patience: Duration::from_mins(2), ..Settings::default() });
-    let (ada, bob) = (hub.agent("Ada"), hub.agent("Bob"));
-    let home = Home::new("forgotten", &json!({})).with(&hub, &[&ada, &bob]);
+    let [ada, bob, cy] = ["Ada", "Bob", "Cy"].map(|name| hub.agent(name));
+    let home = Home::new("forgotten", &json!({"hub": {"pollSeconds": 5}})).with(&hub, &[&ada, &bob, &cy]);
     let daemon = home.start();
     hub.wait_connected(&ada);
+    hub.unclaim(&cy);
     hub.delete_agent(&ada);
     hub.close_sockets(&ada, Some((4001, "Invalid token")));
     // One answer is not enough; the second one counts half a minute later.
     let dir = home.path().join("credentials");
-    let aside = || {
-        let names = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-        names.into_iter().find(|name| name.starts_with(&format!("{}.json.revoked-", ada.id)))
-    };
-    let kept = home.wait_for("the file put aside", aside);
-    assert!(std::fs::read_to_string(dir.join(kept)).unwrap().contains("privateKey"));
-    assert!(!dir.join(format!("{}.json", ada.id)).exists());
-    // The state is told a moment after the file is gone.
-    home.wait_for("the state says why", || {
-        daemon.wait_channel(&ada, false).filter(|detail| detail.contains("agent credentials rejected by Hub"))
-    });
+    for (agent, why) in [(&ada, "agent credentials rejected by Hub"), (&cy, "agent not claimed; local binding revoked")]
+    {
+        let aside = || {
+            let names = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            names.into_iter().find(|name| name.starts_with(&format!("{}.json.revoked-", agent.id)))
+        };
+        let kept = home.wait_for("the file put aside", aside);
+        assert!(std::fs::read_to_string(dir.join(kept)).unwrap().contains("privateKey"));
+        assert!(!dir.join(format!("{}.json", agent.id)).exists());
+        // The state is told a moment after the file is gone.
+        home.wait_for("the state says why", || daemon.wait_channel(agent, false).filter(|detail| detail.contains(why)));
+    }
     let said = hub.owner_says(&bob, "and you?");
     assert_eq!(hub.wait_text(&said), "answer to you");
     daemon.stop();
@@ -303,9 +306,18 @@ fn agents_come_and_go_while_the_daemon_runs() {
 fn an_agent_without_usable_credentials_is_shown_as_such() {
     let hub = Hub::start();
     let (ada, bob) = (hub.agent("Ada"), hub.agent("Bob"));
-    let home = Home::new("unusable", &json!({"agents": [ada.id, bob.id]})).with(&hub, &[&ada]);
+    let home = Home::new("unusable", &json!({"agents": [ada.id, bob.id]}));
+    let file = hub.write_credentials(&ada, &home.path());
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let daemon = home.start();
     daemon.wait_channel(&ada, true);
+    daemon.reload();
+    hub.expire_tokens(&ada);
+    hub.close_sockets(&ada, Some((4001, "Invalid token")));
+    hub.wait_until("another socket", |world| world.sockets.len() == 2 && world.sockets[1].ready.is_some());
+    assert_eq!(home.log().matches("credentials.readable").count(), 1, "once, however often it is read");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "a new token makes a new file");
     let detail = daemon.wait_channel(&bob, false).unwrap();
     assert!(detail.contains("cannot be read") && detail.contains("not tried again"), "{detail}");
     let health = daemon.status().health;

@@ -269,6 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_another_user_is_refused() {
+        let dir = TempDir::new();
+        let ours = written(&dir, FILE).path().to_owned();
+        // Who may not give files away is not the owner of this one.
+        let given = rustix::fs::chown(&ours, Some(rustix::process::Uid::from_raw(4_711)), None).is_ok();
+        let error = load(if given { &ours } else { Path::new("/etc/passwd") }).unwrap_err();
+        assert!(error.to_string().contains("belongs to another user"), "{error}");
+        assert_eq!(error.problem.as_str(), "unreadable");
+    }
+
+    #[test]
     fn what_is_no_file_is_refused() {
         let dir = TempDir::new();
         assert!(matches!(load(&dir.0).unwrap_err().problem, Problem::Read(_)));
