@@ -1,13 +1,14 @@
 //! Threads: each has a name and a bounded stack. Knows nobody.
 //!
 //! Errands are short, and come many at a time: a turn has half a dozen. The threads that run them wait a moment for the
-//! next one, since to make a thread and to end it costs more than many an errand.
+//! next one, since to make a thread and to end it costs more than many an errand. One that comes alone, as those of an idle
+//! daemon do, is not followed by another: its thread ends with it, rather than wake up once more for nothing.
 
 use std::ffi::CString;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Stack of a thread unless it needs more, in bytes.
 pub const STACK: usize = 256 * 1024;
@@ -50,6 +51,8 @@ struct Seat {
 
 /// Threads without an errand, the one that has waited longest first.
 static IDLE: Mutex<Vec<Arc<Seat>>> = Mutex::new(Vec::new());
+/// When a thread was made for an errand last.
+static MADE: Mutex<Option<Instant>> = Mutex::new(None);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -63,7 +66,11 @@ pub fn errand(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> i
 
 fn hand_over(name: String, work: Work) -> io::Result<()> {
     let idle = lock(&IDLE).pop();
-    let Some(seat) = idle else { return start(name, ERRAND_STACK, Box::new(move || serve(work))).map(drop) };
+    let Some(seat) = idle else {
+        let comes_alone = lock(&MADE).replace(Instant::now()).is_none_or(|last| last.elapsed() > KEEP);
+        let run: Work = if comes_alone { work } else { Box::new(move || serve(work)) };
+        return start(name, ERRAND_STACK, run).map(drop);
+    };
     *lock(&seat.work) = Some((name, work));
     seat.taken.notify_one();
     Ok(())
