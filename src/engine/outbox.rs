@@ -282,8 +282,13 @@ fn resolve(core: &Arc<Core>, item: Item, result: Result<Option<String>, String>)
     match result {
         Ok(provider) => {
             core.saw(&channel, |a| a.delivered = Some(super::now_ms()));
-            // Synced with the end of its entries, which follows.
-            core.journal.append_behind(Record::Sent { out: out.id, turn: out.turn_id, provider });
+            let sent = Record::Sent { out: out.id, turn: out.turn_id, provider };
+            if entries.is_empty() {
+                core.journal.append_behind(sent);
+            } else {
+                // The end of its entries follows.
+                core.journal.append_ahead(sent);
+            }
         }
         Err(_) => {
             let why = failure.unwrap_or_default();

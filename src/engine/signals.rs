@@ -44,6 +44,18 @@ struct State {
     /// A block is on its way.
     sending: bool,
     ended: bool,
+    /// The thread that sends sleeps. It is woken then alone: to wake nobody is a call of the system, too.
+    asleep: bool,
+    /// Somebody waits until the blocks are out.
+    flushing: bool,
+}
+
+impl State {
+    fn push(&mut self, kind: BlockKind, raw: Value, digest: Digest) {
+        if self.started && !self.ended {
+            self.stream.push(kind, raw, digest, Instant::now());
+        }
+    }
 }
 
 /// When the synthetic thinking marker is due; pure.
@@ -118,6 +130,8 @@ impl Signals {
                 started: false,
                 sending: false,
                 ended: false,
+                asleep: false,
+                flushing: false,
             }),
             changed: Condvar::new(),
         };
@@ -150,9 +164,10 @@ impl Signals {
         let mut state = inner.lock();
         if state.marker.block(block.kind) {
             let started = json!({"phase": "started", "source": "dispatcher"});
-            inner.push(&mut state, BlockKind::Thinking, started, Digest::default());
+            state.push(BlockKind::Thinking, started, Digest::default());
         }
-        inner.push(&mut state, block.kind, block.raw.clone(), block.digest.clone());
+        state.push(block.kind, block.raw.clone(), block.digest.clone());
+        inner.wake(state);
     }
 
     /// A status event of the adapter.
@@ -163,7 +178,7 @@ impl Signals {
             Status::Typing { phase: Phase::Started } => {
                 // Starts the refresh where there is none; never an extra ping.
                 state.typing |= inner.typing;
-                inner.changed.notify_one();
+                inner.wake(state);
             }
             Status::Thinking { phase, label } if inner.stream => {
                 if state.marker.status(*phase) {
@@ -171,7 +186,8 @@ impl Signals {
                     if let (Some(label), Value::Object(map)) = (label, &mut raw) {
                         map.insert("label".into(), label.clone().into());
                     }
-                    inner.push(&mut state, BlockKind::Thinking, raw, Digest::default());
+                    state.push(BlockKind::Thinking, raw, Digest::default());
+                    inner.wake(state);
                 }
             }
             Status::Typing { .. } | Status::Thinking { .. } => {}
@@ -194,7 +210,7 @@ impl Signals {
             state.stream.clear();
         }
         state.ended = true;
-        inner.changed.notify_all();
+        inner.wake(state);
     }
 
     /// After [`Signals::end`], before the reply: waits until the blocks are out, at most for `limit`. What is not out by
@@ -203,6 +219,7 @@ impl Signals {
         let Some(inner) = self.inner.as_ref().filter(|i| i.stream) else { return };
         let end = Instant::now() + limit;
         let mut state = inner.lock();
+        state.flushing = true;
         while state.started && (state.sending || !state.stream.is_empty()) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -220,12 +237,13 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, state: &mut State, kind: BlockKind, raw: Value, digest: Digest) {
-        if state.ended || !state.started {
-            return;
+    /// Something has changed for the thread that sends.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let asleep = state.asleep;
+        drop(state);
+        if asleep {
+            self.changed.notify_all();
         }
-        state.stream.push(kind, raw, digest, Instant::now());
-        self.changed.notify_all();
     }
 
     fn run(&self) {
@@ -245,10 +263,16 @@ impl Inner {
                     self.send(seq, piece);
                     state = self.lock();
                     state.sending = false;
-                    self.changed.notify_all();
+                    if state.flushing && state.stream.is_empty() {
+                        self.changed.notify_all();
+                    }
                     continue;
                 }
-                Next::Nothing if ended => break,
+                Next::Nothing if ended => {
+                    // What was left may have been more than the far side takes: nobody waits for that.
+                    self.changed.notify_all();
+                    break;
+                }
                 Next::Nothing => None,
                 Next::Wait(until) => Some(until),
             };
@@ -262,10 +286,12 @@ impl Inner {
                 continue;
             }
             let until = [more, Some(next_ping).filter(|_| state.typing)].into_iter().flatten().min();
+            state.asleep = true;
             state = match until {
                 Some(at) => self.changed.wait_timeout(state, at - now).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
+            state.asleep = false;
         }
         drop(state);
         self.react(false);
@@ -324,7 +350,73 @@ fn reaction(capabilities: Capabilities, message: &Inbound) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ports::Delivery;
+    use super::super::stream::StreamPace;
     use super::*;
+    use crate::message::{Outbound, document};
+
+    /// A far side that takes two blocks of a turn, of which none is reserved, and remembers them.
+    #[derive(Default)]
+    struct Far(Mutex<Vec<u64>>);
+
+    impl Channel for Far {
+        fn id(&self) -> &'static str {
+            "far"
+        }
+
+        fn kind(&self) -> &'static str {
+            "far"
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { typing: false, blocks: true, message_status: false, coalesce: false, gated: false }
+        }
+
+        fn send(&self, _: &Outbound) -> Delivery {
+            Delivery::Permanent { why: "this one only looks".into() }
+        }
+
+        fn stream_pace(&self) -> StreamPace {
+            StreamPace { most: 2, reserve: 0, ..StreamPace::default() }
+        }
+
+        fn block(&self, block: &StreamBlock) -> Result<(), String> {
+            self.0.lock().unwrap().push(block.seq);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_blocks_that_the_far_side_does_not_take() {
+        let message: Inbound = document::parse(&json!({
+            "id": "h_1", "channel": "far", "accountId": "ag_1", "sender": {"id": "ag_1", "kind": "user"},
+            "conversation": {"id": "rm_oc_1", "kind": "direct"}, "text": "hi", "receivedAt": 0,
+            "trace": {"id": "h_1", "streamable": true},
+        }))
+        .unwrap();
+        let far = Arc::new(Far::default());
+        for turn in 0..20 {
+            let channel: Arc<dyn Channel> = far.clone();
+            let signals = Signals::new(
+                Some(channel),
+                &Arc::new(message.clone()),
+                turn * 10,
+                "t",
+                &Arc::default(),
+                TypingPace::default(),
+            );
+            signals.begin();
+            for (seq, text) in (1..).zip(["one", "two", "three", "four"]) {
+                let raw = json!({"text": text});
+                signals.block(&Block { seq, kind: BlockKind::AssistantText, raw, digest: Digest::default() });
+            }
+            signals.end(false);
+            // Longer than anybody waits for this test.
+            signals.flush(Duration::from_hours(24));
+            let seen = std::mem::take(&mut *far.0.lock().unwrap());
+            assert_eq!(seen, [turn * 10 + 1, turn * 10 + 2]);
+        }
+    }
 
     /// Feeds blocks (`t` text, `u` tool use, `s` system, `o` other) and runtime statuses (`+` started,
     /// `-` stopped); returns what is forwarded: `T` marker started, `R` marker of the runtime, `.` end.

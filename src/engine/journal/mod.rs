@@ -44,7 +44,7 @@ pub use load::{BadLine, Dumped, LoadReport, dump, fold};
 pub use record::{Announced, Line, MAX_LINE, Outcome, Past, Record, Said, Stamped, VERSION, decode, encode};
 pub use ticket::{Then, Ticket};
 
-use shared::Shared;
+use shared::{Shared, When};
 use ticket::Waiter;
 use writer::Writer;
 
@@ -200,28 +200,33 @@ impl Journal {
     /// Appends a record. The ledger has it when this returns; it is durable when the ticket says so.
     pub fn append(&self, record: Record) -> Ticket {
         let ticket = Ticket::new();
-        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(ticket.clone())), false);
+        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(ticket.clone())), When::AtOnce);
         ticket
     }
 
     /// Appends a record that has to be durable soon. It is written at once, and synced with what is appended in the next
     /// [`JournalOptions::group_within`].
     pub fn append_soon(&self, record: Record) {
-        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(Ticket::new())), true);
+        self.inner.shared.append(now_ms(), record, Some(Waiter::ticket(Ticket::new())), When::Soon);
     }
 
     /// Appends a record for which nobody waits. It is written at once, so that it survives the end of this
     /// process, but costs no sync of its own: a loss of power within [`JournalOptions::sync_within`] may
     /// take it, unless a record that somebody waits for came after it.
     pub fn append_behind(&self, record: Record) {
-        self.inner.shared.append(now_ms(), record, None, false);
+        self.inner.shared.append(now_ms(), record, None, When::AtOnce);
+    }
+
+    /// [`Journal::append_behind`] for a record that the caller's next one follows immediately: they are written together.
+    pub fn append_ahead(&self, record: Record) {
+        self.inner.shared.append(now_ms(), record, None, When::WithTheNext);
     }
 
     /// Appends a record as [`Journal::append_soon`] does; `then` is called on the journal's thread once it is durable or
     /// could not be written (a record that is refused at once, because the journal is closed or the record too large, is
     /// told on the caller's thread). It must be quick and must not wait for a ticket; a panic is caught.
     pub fn append_then(&self, record: Record, then: Then) {
-        self.inner.shared.append(now_ms(), record, Some(Waiter::then(then)), true);
+        self.inner.shared.append(now_ms(), record, Some(Waiter::then(then)), When::Soon);
     }
 
     /// Takes in messages, in order and all at once with respect to other callers. A message whose ids

@@ -79,6 +79,17 @@ impl Batch {
     }
 }
 
+/// When a record is written, and synced where somebody waits for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// At once.
+    AtOnce,
+    /// Written at once, synced with what comes in the next moment.
+    Soon,
+    /// With the next record. Nobody may wait for it.
+    WithTheNext,
+}
+
 /// What the journal's thread does next.
 pub(super) enum Next {
     Write(Batch),
@@ -113,9 +124,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Without a waiter nobody needs to know when the record is durable, and it shares a later sync. A patient one lets
-    /// it share that of what comes in the next moment.
-    pub(super) fn append(&self, t: i64, record: Record, waiter: Option<Waiter>, patient: bool) {
+    /// Without a waiter nobody needs to know when the record is durable, and it shares a later sync.
+    pub(super) fn append(&self, t: i64, record: Record, waiter: Option<Waiter>, when: When) {
         let refuse = |waiter: Option<Waiter>, error| match waiter {
             Some(waiter) => waiter.settle(Err(error)),
             None => log::warn!("journal.not_taken error={error}"),
@@ -132,11 +142,13 @@ impl Shared {
         }
         state.ledger.apply(t, record, line.len() as u64);
         state.push(line);
-        if patient {
-            state.batch.patient.extend(waiter);
-        } else {
-            state.batch.waiters.extend(waiter);
+        match when {
+            When::WithTheNext => return,
+            When::Soon => state.batch.patient.extend(waiter),
+            When::AtOnce => state.batch.waiters.extend(waiter),
         }
+        // Whoever wakes must not find it locked.
+        drop(state);
         self.work.notify_one();
     }
 
@@ -164,11 +176,14 @@ impl Shared {
                 repeats.push((i, other.clone()));
             }
         }
-        if answers.iter().any(|answer| matches!(answer, Accept::New { .. })) {
+        let has_new = answers.iter().any(|answer| matches!(answer, Accept::New { .. }));
+        if has_new {
             state.batch.waiters.push(Waiter::ticket(ticket));
-            self.work.notify_one();
         }
         drop(state);
+        if has_new {
+            self.work.notify_one();
+        }
         // "Pending" promises that the message is safe.
         for (i, other) in repeats {
             if may_wait && let Err(error) = other.wait() {

@@ -1,7 +1,7 @@
 //! Who waits for a record to be durable, and how they are told.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::JournalError;
 
@@ -14,8 +14,21 @@ pub struct Ticket(Arc<Slot>);
 
 #[derive(Debug, Default)]
 struct Slot {
-    result: Mutex<Option<Result<(), JournalError>>>,
+    state: Mutex<State>,
     ready: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    result: Option<Result<(), JournalError>>,
+    /// Somebody sleeps until there is one.
+    waiting: bool,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Ticket {
@@ -24,22 +37,28 @@ impl Ticket {
     }
 
     fn settle(&self, result: Result<(), JournalError>) {
-        let mut slot = self.0.result.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.get_or_insert(result);
-        self.0.ready.notify_all();
+        let mut slot = self.0.lock();
+        slot.result.get_or_insert(result);
+        let waited_for = slot.waiting;
+        // Whoever wakes must not find it locked, and to wake nobody is a call of the system, too.
+        drop(slot);
+        if waited_for {
+            self.0.ready.notify_all();
+        }
     }
 
     /// Sleeps until the record survives a loss of power (`Ok`) or could not be written. Must not be called
     /// on the journal's own thread (from [`super::Journal::append_then`]): it would wait for itself.
     pub fn wait(&self) -> Result<(), JournalError> {
-        let slot = self.0.result.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = self.0.ready.wait_while(slot, |result| result.is_none()).unwrap_or_else(PoisonError::into_inner);
-        slot.clone().unwrap_or(Err(JournalError::Closed))
+        let mut slot = self.0.lock();
+        slot.waiting |= slot.result.is_none();
+        let slot = self.0.ready.wait_while(slot, |s| s.result.is_none()).unwrap_or_else(PoisonError::into_inner);
+        slot.result.clone().unwrap_or(Err(JournalError::Closed))
     }
 
     /// The answer of [`Ticket::wait`], if it is there already.
     pub fn result(&self) -> Option<Result<(), JournalError>> {
-        self.0.result.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().result.clone()
     }
 }
 
