@@ -42,9 +42,13 @@ const TYPES: [(&str, Option<&str>); 19] = [
 
 /// The files below `base` that `reply` names, in the order of the text, each once.
 pub fn find(reply: &str, base: &Path) -> Vec<Attachment> {
+    let tokens = candidates(reply);
+    if tokens.is_empty() {
+        return Vec::new();
+    }
     let Ok(base) = base.canonicalize() else { return Vec::new() };
     let mut found: Vec<Attachment> = Vec::new();
-    for token in candidates(reply).into_iter().take(MAX_TOKENS) {
+    for token in tokens.into_iter().take(MAX_TOKENS) {
         if found.len() == MAX_FILES {
             break;
         }

@@ -23,7 +23,7 @@ const BUFFER: usize = 16 << 10;
 /// Longest head of an answer, in bytes.
 const HEAD_LIMIT: usize = 32 << 10;
 /// Connections that are kept for the next request, altogether.
-const IDLE: usize = 4;
+const IDLE: usize = 16;
 /// How long they are kept; less than servers do, so that few requests meet a connection that ends.
 const IDLE_AGE: Duration = Duration::from_secs(4);
 
@@ -188,14 +188,14 @@ impl Http {
                 "PATCH" => self.agent.patch(request.url),
                 _ => self.agent.post(request.url),
             };
-            let builder = prepared(builder, request.headers).header("content-length", length.to_string());
+            let builder = prepared(builder, request.headers, Some(length));
             builder.send(SendBody::from_reader(&mut Exact { reader, left: length }))
         } else {
             let builder = match request.method {
                 "DELETE" => self.agent.delete(request.url),
                 _ => self.agent.get(request.url),
             };
-            prepared(builder, request.headers).call()
+            prepared(builder, request.headers, None).call()
         };
         let answer = answer.map_err(|e| explain(&e))?;
         let (parts, mut body) = answer.into_parts();
@@ -217,9 +217,23 @@ impl Default for Http {
 }
 
 /// A request with its headers. It has no time limit of `ureq`'s: the connections keep that of [`Current`].
-fn prepared<T>(mut builder: ureq::RequestBuilder<T>, headers: &[(&str, &str)]) -> ureq::RequestBuilder<T> {
-    for (name, value) in headers {
-        builder = builder.header(*name, *value);
+fn prepared<T>(
+    mut builder: ureq::RequestBuilder<T>,
+    headers: &[(&str, &str)],
+    length: Option<u64>,
+) -> ureq::RequestBuilder<T> {
+    let length = length.map(|length| length.to_string());
+    // With room for those that `ureq` adds.
+    let Some(map) = builder.headers_mut() else { return builder };
+    map.reserve(headers.len() + 4);
+    for (name, value) in headers.iter().copied().chain(length.as_deref().map(|length| ("content-length", length))) {
+        match (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_str(value)) {
+            (Ok(name), Ok(value)) => {
+                map.append(name, value);
+            }
+            // The builder keeps the error for whoever sends.
+            _ => return builder.header(name, value),
+        }
     }
     builder
 }
@@ -333,7 +347,13 @@ impl Connector for Dialer {
             Box::new(tcp)
         };
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Connection { stream: Mutex::new(stream), buffers, head: Vec::new(), tls: details.needs_tls() }))
+        Ok(Some(Connection {
+            stream: Mutex::new(stream),
+            buffers,
+            head: Vec::new(),
+            tls: details.needs_tls(),
+            answered: false,
+        }))
     }
 }
 
@@ -345,6 +365,8 @@ struct Connection {
     /// The head of a request that waits for its body: two packets cost both sides twice as much.
     head: Vec<u8>,
     tls: bool,
+    /// An answer has just been read from it.
+    answered: bool,
 }
 
 impl Connection {
@@ -421,6 +443,7 @@ impl Transport for Connection {
         loop {
             match stream.read(self.buffers.input_append_buf()) {
                 Ok(n) => {
+                    self.answered = true;
                     self.buffers.input_appended(n);
                     return Ok(n > 0);
                 }
@@ -430,6 +453,10 @@ impl Transport for Connection {
     }
 
     fn is_open(&mut self) -> bool {
+        // Asked when it is put aside, and again when it is taken up: the second look sees all that the first one would.
+        if std::mem::take(&mut self.answered) {
+            return true;
+        }
         // Nobody speaks on an idle connection, but to end it.
         let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         let socket = stream.socket();

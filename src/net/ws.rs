@@ -227,19 +227,24 @@ impl Socket {
     }
 
     /// Sleeps until the peer has sent something, one of `others` is readable, or `limit` is over. To be called when
-    /// [`Socket::receive`] has nothing more. What waits to be sent goes out meanwhile.
-    pub fn wait(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<(), WsError> {
+    /// [`Socket::receive`] has nothing more. What waits to be sent goes out meanwhile. Returns whether one of `others`
+    /// is readable.
+    pub fn wait(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<bool, WsError> {
         let stream = self.inner.get_ref();
         let waits = self.unsent || stream.wants_write();
         let what = if waits { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let socket = stream.socket();
-        sleep_on(Some((socket, what)), others, limit).map_err(|e| WsError::Broken(e.to_string()))?;
-        if waits { self.flush() } else { Ok(()) }
+        let woken = sleep_on(Some((socket, what)), others, limit).map_err(|e| WsError::Broken(e.to_string()))?;
+        if waits {
+            self.flush()?;
+        }
+        Ok(woken)
     }
 }
 
-/// Sleeps until one of `others` is readable or `limit` is over: what a thread does that has no socket.
-pub fn wait_for(others: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<()> {
+/// Sleeps until one of `others` is readable or `limit` is over: what a thread does that has no socket. Returns whether one
+/// is readable.
+pub fn wait_for(others: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<bool> {
     sleep_on(None, others, limit)
 }
 
@@ -247,14 +252,15 @@ fn sleep_on(
     socket: Option<(BorrowedFd<'_>, PollFlags)>,
     others: &[BorrowedFd<'_>],
     limit: Option<Duration>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut fds: Vec<PollFd<'_>> = others.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     if let Some((fd, what)) = &socket {
         fds.push(PollFd::new(fd, *what));
     }
     let limit = limit.and_then(|l| Timespec::try_from(l).ok());
     match poll(&mut fds, limit.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Ok(_) => Ok(fds.iter().take(others.len()).any(|fd| !fd.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok(false),
         Err(e) => Err(e.into()),
     }
 }

@@ -1,7 +1,9 @@
 //! The system context of a run: blocks in a fixed order, those with nothing to say left out, the whole bounded.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use super::files;
 use super::sender::{self, RoomType};
@@ -174,13 +176,11 @@ fn mention_line(block: &str) -> Option<std::ops::Range<usize>> {
 
 /// Who the agent is, from `identity.md` in its workspace. A link that leads out of the workspace is not followed.
 pub fn identity(workspace: &Path) -> Option<String> {
-    let workspace = fs::canonicalize(workspace).ok()?;
-    let path = fs::canonicalize(workspace.join("identity.md")).ok()?;
-    if !path.starts_with(&workspace) {
-        log::warn!("identity.outside path={}", path.display());
-        return None;
-    }
-    let content = files::read_at_most(&path, IDENTITY_LIMIT as u64 + 4)?;
+    let file = match files::open_unlinked(&workspace.join("identity.md")) {
+        Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => linked(workspace)?,
+        other => other.ok()?,
+    };
+    let content = files::read_open(file, IDENTITY_LIMIT as u64 + 4)?;
     let content = String::from_utf8_lossy(&content);
     let card = text::trim(&content);
     (!card.is_empty()).then(|| {
@@ -190,6 +190,17 @@ pub fn identity(workspace: &Path) -> Option<String> {
             super::cut_bytes(card.to_owned(), IDENTITY_LIMIT)
         )
     })
+}
+
+/// The file that the workspace's `identity.md` leads to, if that is in the workspace, too.
+fn linked(workspace: &Path) -> Option<File> {
+    let workspace = fs::canonicalize(workspace).ok()?;
+    let path = fs::canonicalize(workspace.join("identity.md")).ok()?;
+    if !path.starts_with(&workspace) {
+        log::warn!("identity.outside path={}", path.display());
+        return None;
+    }
+    files::open_unlinked(&path).ok()
 }
 
 /// What the owner's presence means for the agent.
@@ -316,6 +327,10 @@ mod tests {
         fs::write(dir.path().join("secret"), "s3cret").unwrap();
         std::os::unix::fs::symlink(dir.path().join("secret"), workspace.join("identity.md")).unwrap();
         assert_eq!(identity(&workspace), None);
+        fs::remove_file(workspace.join("identity.md")).unwrap();
+        fs::write(workspace.join("card.md"), "the card").unwrap();
+        std::os::unix::fs::symlink("card.md", workspace.join("identity.md")).unwrap();
+        assert!(identity(&workspace).unwrap().ends_with("the card"), "a link may stay inside");
         fs::remove_file(workspace.join("identity.md")).unwrap();
         fs::write(workspace.join("identity.md"), format!("\n{}", "é".repeat(10_000))).unwrap();
         let block = identity(&workspace).unwrap();

@@ -41,6 +41,7 @@ pub struct Connection<'a> {
     began: Instant,
     clocks: (Instant, SystemTime),
     told_inbound: Option<i64>,
+    dice: u64,
 }
 
 impl<'a> Connection<'a> {
@@ -66,6 +67,7 @@ impl<'a> Connection<'a> {
             began: Instant::now(),
             clocks: (Instant::now(), SystemTime::now()),
             told_inbound: None,
+            dice: u64::from_ne_bytes(crypto::random()),
         }
     }
 
@@ -96,7 +98,8 @@ impl<'a> Connection<'a> {
             let rest = self.hear(&mut events);
             events.push_back(Event::Clock);
             while let Some(event) = events.pop_front() {
-                let effects = self.machine.step(event, self.now(), chance());
+                let chance = self.chance();
+                let effects = self.machine.step(event, self.now(), chance);
                 for effect in effects {
                     match self.carry_out(effect) {
                         Ok(more) => events.extend(more),
@@ -107,6 +110,13 @@ impl<'a> Connection<'a> {
             self.tell_inbound();
             self.sleep(rest);
         }
+    }
+
+    /// Another one each time, in 0..1. For spreading agents over time, which needs no better randomness than this.
+    fn chance(&mut self) -> f64 {
+        // Knuth's linear congruential generator; its upper bits are the better ones.
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.dice >> 40) as f64 / (1u64 << 24) as f64
     }
 
     /// Milliseconds since the beginning.
@@ -153,13 +163,16 @@ impl<'a> Connection<'a> {
             Some((_, socket)) => socket.wait(&others, Some(limit)).map_err(|e| e.to_string()),
             None => ws::wait_for(&others, Some(limit)).map_err(|e| e.to_string()),
         };
-        if let Err(why) = slept {
+        let woken = slept.unwrap_or_else(|why| {
             // What is wrong with the socket shows when it is read.
             log::debug!("botcord.wait_failed agent={} error={why:?}", self.agent);
-        }
-        self.inbox.nudge().drain();
-        if !self.stop.is_cancelled() {
-            self.stop.drain();
+            true
+        });
+        if woken {
+            self.inbox.nudge().drain();
+            if !self.stop.is_cancelled() {
+                self.stop.drain();
+            }
         }
     }
 
@@ -209,7 +222,8 @@ impl<'a> Connection<'a> {
         log::info!("botcord.connecting agent={} url={url}", self.agent);
         let request = Request { url: &url, headers: &[], limit: self.timing.handshake, max_message: MAX_MESSAGE };
         // The time limit counts from here on.
-        let effects = self.machine.step(Event::Dials(n), self.now(), chance());
+        let chance = self.chance();
+        let effects = self.machine.step(Event::Dials(n), self.now(), chance);
         debug_assert!(effects.is_empty(), "{effects:?}");
         Ok(match ws::open(&request, self.stop.as_fd()) {
             Ok(socket) => {
@@ -281,10 +295,4 @@ fn farewell(mut socket: Socket) {
             }
         }
     }
-}
-
-/// In 0..1.
-fn chance() -> f64 {
-    let [byte] = crypto::random::<1>();
-    f64::from(byte) / 256.0
 }

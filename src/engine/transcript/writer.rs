@@ -182,16 +182,15 @@ impl Inner {
         let key = (agent.to_owned(), room.to_owned(), topic.map(str::to_owned));
         state.clock += 1;
         let now = state.clock;
-        let mut open = match state.open.remove(&key) {
+        let kept = state.open.remove(&key).map(|open| open.file.metadata().map(|meta| (open, meta))).transpose()?;
+        let (mut open, mut size) = match kept {
             // Deleted or pruned by somebody: what is written there would be lost.
-            Some(open) if open.file.metadata()?.nlink() > 0 => open,
+            Some((open, meta)) if meta.nlink() > 0 => (open, meta.len()),
             _ => self.open(Place::find(&self.agents, agent, room, topic))?,
         };
-        let mut size = open.file.metadata()?.len();
         if size > 0 && size + line.len() as u64 > FILE_LIMIT {
             self.rotate(&open.place)?;
-            open = self.open(open.place)?;
-            size = open.file.metadata()?.len();
+            (open, size) = self.open(open.place)?;
         }
         open.file.write_all(&line).inspect_err(|_| {
             // Half a line (a full disk, say) would spoil the next one.
@@ -210,7 +209,8 @@ impl Inner {
         Ok(())
     }
 
-    fn open(&self, place: Place) -> io::Result<Open> {
+    /// The file, and how long it is.
+    fn open(&self, place: Place) -> io::Result<(Open, u64)> {
         let directory = self.directory(&place)?;
         // Not blocking: a pipe that somebody has put there must not hold up the turn.
         let flags =
@@ -221,7 +221,8 @@ impl Inner {
             return Err(io::Error::other("not a regular file"));
         }
         end_torn_line(&mut file)?;
-        Ok(Open { file, place, used: 0 })
+        let size = file.metadata()?.len();
+        Ok((Open { file, place, used: 0 }, size))
     }
 
     /// The room directory, made where it is missing. The steps below the agent's home follow no links, since agents
