@@ -7,6 +7,10 @@ pub fn len_utf16(text: &str) -> usize {
 
 /// The first `limit` units; one less where the cut would split a surrogate pair.
 pub fn head(text: &str, limit: usize) -> &str {
+    // No text has more units than bytes.
+    if text.len() <= limit {
+        return text;
+    }
     let mut used = 0;
     for (at, c) in text.char_indices() {
         used += c.len_utf16();
@@ -19,6 +23,9 @@ pub fn head(text: &str, limit: usize) -> &str {
 
 /// The last `limit` units; one less where the cut would split a surrogate pair.
 pub fn tail(text: &str, limit: usize) -> &str {
+    if text.len() <= limit {
+        return text;
+    }
     let mut used = 0;
     for (at, c) in text.char_indices().rev() {
         used += c.len_utf16();

@@ -79,7 +79,7 @@ fn an_owner_chat_from_question_to_end() {
     let ids = [id.to_owned()];
     assert_eq!(api.renew(&ids).unwrap(), 1);
     api.typing(room).unwrap();
-    api.stream_block(id, 1, &json!({"kind": "assistant", "seq": 1, "payload": {"text": "hel"}})).unwrap();
+    api.stream_block(id, 1, json!({"kind": "assistant", "seq": 1, "payload": {"text": "hel"}})).unwrap();
     let (msg_id, payload) = (uuid_v4(), json!({"text": "hello"}));
     let question = message["envelope"]["msg_id"].as_str().unwrap();
     let answer = Draft { reply_to: Some(question), trace_id: Some(id), ..draft(&msg_id, room, &payload) };

@@ -6,6 +6,7 @@
 //! written. Failures to log are ignored: a full disk must not stop a conversation.
 
 use crate::time;
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -78,9 +79,15 @@ fn is_journal(variable: Option<&str>, stderr: rustix::io::Result<rustix::fs::Sta
 
 /// One line; without a time it is one for the journal.
 pub fn format_line(level: log::Level, message: &str, now: Option<i64>) -> String {
+    let message = crate::text::head(message, LINE_LIMIT);
     // One record is one line, whatever a far side has written into it.
-    let message: String =
-        crate::text::head(message, LINE_LIMIT).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // Bytes are looked at faster than characters are; beyond ASCII there are some that control.
+    let is_plain = message.bytes().all(|b| (b' '..0x7f).contains(&b));
+    let message = if !is_plain && message.contains(char::is_control) {
+        Cow::Owned(message.replace(char::is_control, " "))
+    } else {
+        Cow::Borrowed(message)
+    };
     match now {
         Some(now) => format!("[{level}] {message} ts={}\n", time::rfc3339(now)),
         None => format!("<{}>{message}\n", priority(level)),

@@ -170,8 +170,10 @@ fn redacted(text: &str) -> Cow<'_, str> {
             text = Cow::Owned(text.replace(&secret.value, HIDDEN));
         }
     }
+    // What is hidden later takes none of them away that a rule after it needs to look for.
+    let marks = rules::marks(&text);
     for rule in &rules::IN_ORDER {
-        if let Some(hidden) = rules::apply(&text, rule) {
+        if let Some(hidden) = rules::apply(&text, rule, marks) {
             text = Cow::Owned(hidden);
         }
     }

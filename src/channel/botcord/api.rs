@@ -204,8 +204,11 @@ impl Api {
     }
 
     /// Shows a block: `{"kind", "seq", "payload"}`.
-    pub fn stream_block(&self, trace_id: &str, seq: u64, block: &Value) -> Result<(), ApiError> {
-        self.live("/hub/stream-block", &json!({"trace_id": trace_id, "seq": seq, "block": block}), Rules::LIVE)
+    pub fn stream_block(&self, trace_id: &str, seq: u64, block: Value) -> Result<(), ApiError> {
+        let mut body = json!({"trace_id": trace_id, "seq": seq});
+        // Moved: written as a part of the document, it would be made once more.
+        body["block"] = block;
+        self.live("/hub/stream-block", &body, Rules::LIVE)
     }
 
     /// Says that no more blocks follow, and that the turn is over.

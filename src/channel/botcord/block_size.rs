@@ -10,6 +10,8 @@ use crate::text;
 const STRING: usize = 4_000;
 /// Largest block, in bytes of JSON.
 pub const BLOCK: usize = 8 << 10;
+/// What a block has besides its payload, in bytes at most: `{"kind":"…","seq":…,"payload":…}`.
+const FRAME: usize = 80;
 /// What strings are cut to while a block is too large, and how many elements a list or members an object keeps then.
 const SMALLER: [(usize, usize); 5] = [(2_000, 100), (1_000, 50), (500, 20), (280, 10), (100, 5)];
 /// What is kept of a payload that is too large in any case.
@@ -22,14 +24,17 @@ pub fn fit(kind: &str, seq: u64, payload: Map<String, Value>) -> Value {
     block.insert("seq".into(), seq.into());
     let mut shown = redact::block(&Value::Object(payload));
     shrink(&mut shown, STRING, usize::MAX);
-    let frame = size(&Value::Object(block.clone())) + "\"payload\":,".len();
+    // No kind and no number makes more of the rest than this.
+    let most = BLOCK - FRAME;
+    let mut fits = size(&shown) <= most;
     for (string, elements) in SMALLER {
-        if frame + size(&shown) <= BLOCK {
+        if fits {
             break;
         }
         shrink(&mut shown, string, elements);
+        fits = size(&shown) <= most;
     }
-    if frame + size(&shown) > BLOCK {
+    if !fits {
         let all = shown.as_object().cloned().unwrap_or_default();
         shown = all.into_iter().filter(|(key, value)| CORE.contains(&key.as_str()) && value.is_string()).collect();
     }

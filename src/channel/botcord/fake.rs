@@ -110,7 +110,7 @@ impl Far for FakeHub {
         Ok(Download { size: 4, content_type: Some("image/png".into()) })
     }
 
-    fn stream_block(&self, trace_id: &str, seq: u64, block: &Value) -> Result<(), ApiError> {
+    fn stream_block(&self, trace_id: &str, seq: u64, block: Value) -> Result<(), ApiError> {
         self.next(format!("block {trace_id} {seq} {block}"))
     }
 

@@ -21,7 +21,7 @@ pub trait Far: Send + Sync {
     fn upload(&self, from: &mut dyn Source, size: u64, name: &str, kind: &str) -> Result<Upload, ApiError>;
     fn may_download(&self, address: &str) -> bool;
     fn download(&self, address: &str, limit: u64, into: &mut dyn Write) -> Result<Download, ApiError>;
-    fn stream_block(&self, trace_id: &str, seq: u64, block: &Value) -> Result<(), ApiError>;
+    fn stream_block(&self, trace_id: &str, seq: u64, block: Value) -> Result<(), ApiError>;
     fn stream_end(&self, trace_id: &str) -> Result<(), ApiError>;
     fn typing(&self, room_id: &str) -> Result<(), ApiError>;
     fn set_replying(&self, msg_id: &str, room_id: &str, turn_id: &str, emoji: &str) -> Result<(), ApiError>;
@@ -62,7 +62,7 @@ impl Far for Api {
         Self::download(self, address, limit, into)
     }
 
-    fn stream_block(&self, trace_id: &str, seq: u64, block: &Value) -> Result<(), ApiError> {
+    fn stream_block(&self, trace_id: &str, seq: u64, block: Value) -> Result<(), ApiError> {
         Self::stream_block(self, trace_id, seq, block)
     }
 

@@ -49,7 +49,7 @@ impl Live {
         }
         let shown = stream_block::shown(block.kind, &block.raw, &block.digest);
         let sent = block_size::fit(shown.kind, block.seq, shown.payload);
-        self.far.stream_block(&block.trace_id, block.seq, &sent).map_err(|e| e.to_string())
+        self.far.stream_block(&block.trace_id, block.seq, sent).map_err(|e| e.to_string())
     }
 
     /// Marks the message that is being answered, or takes the mark off. A mark that stays goes by itself after half an
