@@ -224,6 +224,31 @@ fn without_a_file_the_context_is_told_when_it_changes() {
 }
 
 #[test]
+fn a_session_is_not_told_all_again_for_what_is_about_the_moment() {
+    for name in ["moment", "hermes-agent"] {
+        let agent = FakeAgent::new(name);
+        let mut note = None;
+        for ago in ["1m ago", "2m ago"] {
+            let usage = json!({"stopReason": "end_turn", "usage": {"totalTokens": 5, "outputTokens": 2}});
+            let turn = vec![reads(), words("Done."), answers(3, usage)];
+            play(&agent, &[initialized(json!({"loadSession": true})), session(2), turn]);
+            let mut request = agent.request("hello");
+            request.system_context = Some(format!("Be kind.\n\n{ago}"));
+            request.passing_context = std::iter::once(8..10 + ago.len()).collect();
+            let resumed = note.is_some();
+            request.session =
+                note.take().map(|note| ResumedSession { id: "s1".into(), note, ..ResumedSession::default() });
+            let result = agent.run(&request, &CancelToken::new().unwrap(), &mut Recorder::default()).unwrap();
+            assert_eq!(result.text, "Done.", "{:?}", result.error);
+            if resumed {
+                assert_eq!(prompt_text(&agent), format!("<system-reminder>\n{ago}\n</system-reminder>\n\nhello"));
+            }
+            note = Some(result.note);
+        }
+    }
+}
+
+#[test]
 fn a_context_file_takes_the_context() {
     let mut agent = FakeAgent::new("filed");
     agent.config().context_file = Some("AGENTS.md".into());

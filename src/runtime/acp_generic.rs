@@ -11,9 +11,10 @@ use crate::runtime::context_file::{self, Held};
 use crate::runtime::environ::{self, Changes};
 use crate::runtime::linger::Lingering;
 use crate::runtime::ndjson;
+use crate::runtime::reminder::Told;
+use crate::runtime::resolve;
 use crate::runtime::selection::Selection;
 use crate::runtime::settings::{AcpRuntime, RuntimeSettings};
-use crate::runtime::{reminder, resolve};
 
 /// What is wrong with the configuration of an agent; `None` when nothing is.
 pub fn problem(runtime: &AcpRuntime) -> Option<String> {
@@ -98,22 +99,24 @@ impl Runtime for AcpAgent {
             changes.set(name, value);
         }
         let env = environ::of_run(request, &self.settings, &changes)?;
-        let context = context_file::prepend(request.system_context.as_deref(), &request.system_rules);
-        let Ok(held) = self.write_context(request, context.as_deref(), cancel) else {
+        let told = Told::of(request);
+        let Ok(held) = self.write_context(request, told.whole.as_deref(), cancel) else {
             return Ok(run::aborted_before_spawn(&self.id, request));
         };
-        // Without a file the agent is told again whenever the context differs from what it was told last.
-        let mark = reminder::mark(context.as_deref());
-        let told = request.session.as_ref().and_then(|s| s.note.as_deref()) == Some(mark.as_str());
-        let in_prompt = context.as_deref().filter(|_| held.is_none());
-        let note = held.is_none().then_some(mark);
+        // Without a file the agent is told again whenever what lasts of the context differs from what it was told last.
+        let knows = request.session.as_ref().and_then(|s| s.note.as_deref()) == Some(told.mark.as_str());
+        let text = &request.text;
+        let (fresh_prompt, resumed_prompt, note) = match held {
+            Some(_) => (text.clone(), text.clone(), None),
+            None => (told.again(false, text), told.again(knows, text), Some(told.mark)),
+        };
         let plan = Plan {
             runtime: self.id.clone(),
             resume: request.session.as_ref().map(|s| s.id.clone()).filter(|id| !id.is_empty()),
             cwd: request.cwd.clone(),
             user_turn: request.text.clone(),
-            fresh_prompt: reminder::prefix(in_prompt, &request.text),
-            resumed_prompt: reminder::prefix(in_prompt.filter(|_| !told), &request.text),
+            fresh_prompt,
+            resumed_prompt,
             mcp_servers: [self.settings.mcp_servers.as_slice(), &self.runtime.mcp_servers].concat(),
             mode: self.runtime.mode.clone(),
             model: Selection::from_args(&request.extra_args).model,

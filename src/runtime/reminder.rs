@@ -1,6 +1,8 @@
 //! Context for CLIs without a system prompt: a marked part in front of what the person said.
 
 use crate::crypto::short_hash;
+use crate::engine::ports::{RunRequest, SystemContext};
+use crate::runtime::context_file;
 
 /// The text with a reminder in front; a blank one adds nothing.
 pub fn prefix(context: Option<&str>, text: &str) -> String {
@@ -17,6 +19,31 @@ pub fn prefix(context: Option<&str>, text: &str) -> String {
 pub fn mark(context: Option<&str>) -> String {
     let context = context.map(str::trim).unwrap_or_default();
     short_hash(context.as_bytes(), 16)
+}
+
+/// Context and rules of a run, for a session that keeps what it is told once.
+pub struct Told {
+    /// All of it.
+    pub whole: Option<String>,
+    /// What is about this moment only.
+    pub passing: String,
+    /// The [`mark`] of what lasts.
+    pub mark: String,
+}
+
+impl Told {
+    /// Of this run.
+    pub fn of(request: &RunRequest) -> Self {
+        let context = request.system_context.as_deref();
+        let (lasting, passing) = SystemContext::split(context.unwrap_or_default(), &request.passing_context);
+        let lasting = context_file::prepend(Some(&lasting), &request.system_rules);
+        Self { whole: context_file::prepend(context, &request.system_rules), passing, mark: mark(lasting.as_deref()) }
+    }
+
+    /// The user turn for a session that knows what lasts already, or does not know it as it is now.
+    pub fn again(&self, knows: bool, text: &str) -> String {
+        prefix(if knows { Some(&self.passing) } else { self.whole.as_deref() }, text)
+    }
 }
 
 #[cfg(test)]

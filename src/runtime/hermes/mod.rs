@@ -14,7 +14,7 @@ use crate::runtime::context_file::{self, Held, private_dir};
 use crate::runtime::environ::{self, Changes};
 use crate::runtime::linger::Lingering;
 use crate::runtime::ndjson;
-use crate::runtime::reminder;
+use crate::runtime::reminder::Told;
 use crate::runtime::selection::Selection;
 use crate::runtime::settings::RuntimeSettings;
 
@@ -81,22 +81,21 @@ impl Runtime for Hermes {
             changes.set("HERMES_HOME", home);
         }
         let env = environ::of_run(request, &self.settings, &changes)?;
-        let context = context_file::prepend(request.system_context.as_deref(), &request.system_rules);
-        let mark = reminder::mark(context.as_deref());
+        let told = Told::of(request);
         // AGENTS.md is read when a session is made and stays in it as it was.
         let first = request.session.as_ref().and_then(|s| s.note.clone());
-        let changed = first.as_ref().is_some_and(|first| *first != mark);
+        let changed = first.as_ref().is_some_and(|first| *first != told.mark);
         let Some(held) = context_file::lock(&cwd.join("AGENTS.md"), cancel) else {
             return Ok(run::aborted_before_spawn(ID, request));
         };
-        let held = write(held, context.as_deref().unwrap_or_default());
+        let held = write(held, told.whole.as_deref().unwrap_or_default());
         let plan = Plan {
             runtime: ID.to_owned(),
             resume: request.session.as_ref().map(|s| s.id.clone()).filter(|id| !id.is_empty()),
             cwd,
             user_turn: request.text.clone(),
             fresh_prompt: request.text.clone(),
-            resumed_prompt: reminder::prefix(context.as_deref().filter(|_| changed), &request.text),
+            resumed_prompt: told.again(!changed, &request.text),
             mcp_servers: self.settings.mcp_servers.clone(),
             mode: None,
             model: Selection::from_args(&request.extra_args).model,
@@ -109,8 +108,8 @@ impl Runtime for Hermes {
             args: Vec::new(),
             env,
             held: Some(held),
-            resumed_note: Some(first.unwrap_or_else(|| mark.clone())),
-            fresh_note: Some(mark),
+            resumed_note: Some(first.unwrap_or_else(|| told.mark.clone())),
+            fresh_note: Some(told.mark),
         };
         run::run(plan, launch, request, &self.settings, &self.lingering, cancel, sink)
     }
