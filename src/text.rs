@@ -21,6 +21,40 @@ pub fn head(text: &str, limit: usize) -> &str {
     text
 }
 
+/// Text without the sequences that colour a terminal, move its cursor or name its window.
+pub fn without_escapes(text: String) -> String {
+    const ESCAPE: char = '\u{1b}';
+    if !text.contains(ESCAPE) {
+        return text;
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once(ESCAPE) {
+        plain.push_str(before);
+        rest = match after.as_bytes().first() {
+            Some(b'[') => {
+                let end = after.bytes().skip(1).position(|b| !(0x20..0x40).contains(&b)).map_or(after.len(), |n| n + 1);
+                // The byte that ends it is part of it, if it is one.
+                let is_end = after.as_bytes().get(end).is_some_and(|b| (0x40..0x7f).contains(b));
+                &after[end + usize::from(is_end)..]
+            }
+            Some(b']') => match after.find(['\u{7}', ESCAPE]) {
+                Some(end) if after[end..].starts_with("\u{1b}\\") => &after[end + 2..],
+                Some(end) if after[end..].starts_with('\u{7}') => &after[end + 1..],
+                Some(end) => &after[end..],
+                None => "",
+            },
+            _ => {
+                let end = after.bytes().position(|b| !(0x20..0x30).contains(&b)).unwrap_or(after.len());
+                let is_end = after.as_bytes().get(end).is_some_and(|b| (0x30..0x7f).contains(b));
+                &after[end + usize::from(is_end)..]
+            }
+        };
+    }
+    plain.push_str(rest);
+    plain
+}
+
 /// The last `limit` units; one less where the cut would split a surrogate pair.
 pub fn tail(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
@@ -91,6 +125,20 @@ pub fn preview(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sequences_for_terminals_are_left_out() {
+        for (given, plain) in [
+            ("plain", "plain"),
+            ("Error code: \u{1b}[1m401\u{1b}[0m - \u{1b}[38;5;9m{", "Error code: 401 - {"),
+            ("\u{1b}]0;title\u{7}a\u{1b}]8;;http://x\u{1b}\\b\u{1b}(Bc", "abc"),
+            ("cut \u{1b}[1", "cut "),
+            ("cut \u{1b}", "cut "),
+            ("odd \u{1b}[1\n\u{1b}é\u{1b}]x\u{1b}[1mz", "odd \néz"),
+        ] {
+            assert_eq!(without_escapes(given.to_owned()), plain, "{given:?}");
+        }
+    }
 
     #[test]
     fn cuts_never_split_a_surrogate_pair() {

@@ -24,6 +24,12 @@ fn output_and_exit_code() {
 }
 
 #[test]
+fn what_is_kept_of_the_output_has_no_colours() {
+    let end = run(script("printf '\\033[1mbold\\033[0m'; printf '\\033[31mred\\033[0m\\n' >&2"), &mut Notes::default());
+    assert_eq!((end.stdout_tail.as_str(), end.stderr_tail.as_str()), ("bold", "red\n"));
+}
+
+#[test]
 fn a_child_that_kills_itself() {
     let end = run(script("kill -TERM $$"), &mut Notes::default());
     assert_eq!((end.exit_code, end.signal), (None, Some(15)));

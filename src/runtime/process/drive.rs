@@ -17,6 +17,7 @@ use super::pipes::{CHUNK, MAX_QUEUED};
 use super::stop::{Effect, Event, Stop};
 use super::{Action, Driven, Ended, Handler, Io, Process, StopCause, reap};
 use crate::engine::cancel::CancelToken;
+use crate::text;
 
 /// How long a pipe is still read after the child's exit, when something the child left holds it open.
 const LINGER: Duration = Duration::from_secs(1);
@@ -329,8 +330,8 @@ impl<'a> Drive<'a> {
             signal: exit.signal,
             stopped: child.stop_cause(),
             given_up,
-            stderr_tail: child.stderr.tail.text(),
-            stdout_tail: child.stdout.tail.text(),
+            stderr_tail: text::without_escapes(child.stderr.tail.text()),
+            stdout_tail: text::without_escapes(child.stdout.tail.text()),
             skipped_lines: child.stdout.lines.skipped() + child.stderr.lines.skipped(),
             duration: child.started.elapsed(),
         };

@@ -122,9 +122,9 @@ pub struct Ended {
     pub stopped: Option<StopCause>,
     /// It did not end within [`StopLimits::give_up`].
     pub given_up: bool,
-    /// Last 8 192 characters of stderr, as they came (not redacted).
+    /// Last 8 192 characters of stderr, without sequences for terminals (not redacted).
     pub stderr_tail: String,
-    /// Last 8 192 characters of stdout, as they came (not redacted).
+    /// Last 8 192 characters of stdout, likewise.
     pub stdout_tail: String,
     /// Lines of stdout and stderr that were longer than 16 MiB and were skipped whole.
     pub skipped_lines: u64,
