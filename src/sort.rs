@@ -2,6 +2,7 @@
 //! each time; here the places of the elements are sorted, with one copy of that code for all types. Knows nobody.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 /// Sorts; what is equal keeps its order.
 pub fn sort<T: Ord>(list: &mut Vec<T>) {
@@ -18,6 +19,15 @@ pub fn sort_by<T>(list: &mut Vec<T>, compare: impl Fn(&T, &T) -> Ordering) {
     let places = places(list.len(), &|a, b| compare(&list[a], &list[b]));
     let mut unsorted: Vec<Option<T>> = list.drain(..).map(Some).collect();
     list.extend(places.into_iter().filter_map(|place| unsorted[place].take()));
+}
+
+/// An ordered map of what an iterator yields; of equal keys the last counts. `collect` would sort first, with one more sort.
+pub fn map<K: Ord, V>(pairs: impl IntoIterator<Item = (K, V)>) -> BTreeMap<K, V> {
+    let mut map = BTreeMap::new();
+    for (key, value) in pairs {
+        map.insert(key, value);
+    }
+    map
 }
 
 /// The places `0..len` in the order of what stands there.
@@ -42,6 +52,12 @@ mod tests {
         sort_by_key(&mut words, |word| std::cmp::Reverse(word.len()));
         assert_eq!(words, ["apple", "pear", "plum", "kiwi", "fig"]);
         sort(&mut Vec::<u8>::new());
+    }
+
+    #[test]
+    fn of_equal_keys_a_map_has_the_last() {
+        let map = map([("b", 1), ("a", 2), ("b", 3)]);
+        assert_eq!(map.into_iter().collect::<Vec<_>>(), [("a", 2), ("b", 3)]);
     }
 
     #[test]

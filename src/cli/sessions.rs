@@ -35,7 +35,7 @@ impl TryFrom<Map<String, Value>> for Store {
             return Err("version is not a number");
         }
         match more.remove("entries") {
-            Some(Value::Object(entries)) => Ok(Self { entries: entries.into_iter().collect(), more }),
+            Some(Value::Object(entries)) => Ok(Self { entries: crate::sort::map(entries), more }),
             _ => Err("entries is not an object"),
         }
     }

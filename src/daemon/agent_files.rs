@@ -112,7 +112,7 @@ fn names(dir: &OwnedFd, most: usize) -> Vec<CString> {
         .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
         .take(most + 1)
         .collect();
-    names.sort();
+    crate::sort::sort(&mut names);
     names
 }
 

@@ -142,7 +142,7 @@ impl Channels {
     /// How the channels are, by id.
     pub fn statuses(&self) -> BTreeMap<String, ChannelStatus> {
         let entries = self.entries();
-        entries.iter().map(|e| (e.lifecycle.id().to_owned(), e.lock().machine.status.clone())).collect()
+        crate::sort::map(entries.iter().map(|e| (e.lifecycle.id().to_owned(), e.lock().machine.status.clone())))
     }
 }
 

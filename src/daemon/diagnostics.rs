@@ -227,7 +227,7 @@ fn name_of(path: &Path) -> String {
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> =
         fs::read_dir(dir).into_iter().flatten().flatten().take(LOOKED_AT).map(|entry| entry.path()).collect();
-    entries.sort();
+    crate::sort::sort(&mut entries);
     entries
 }
 
@@ -256,7 +256,7 @@ fn newest(dir: &Path) -> Vec<Dated> {
 }
 
 fn sorted(mut files: Vec<Dated>) -> Vec<Dated> {
-    files.sort_by(|a, b| b.cmp(a));
+    crate::sort::sort_by(&mut files, |a, b| b.cmp(a));
     files
 }
 

@@ -105,7 +105,7 @@ fn catalogue(probe: &Probe, settings: &RuntimeSettings, stays: bool) -> Catalogu
         binary,
         version: probe.version.clone(),
         home: settings.user_home.clone(),
-        env: environ::plain(settings).into_iter().filter_map(text).collect(),
+        env: crate::sort::map(environ::plain(settings).into_iter().filter_map(text)),
     };
     catalogue::lookup(&installed, settings.catalogue_cache().as_deref(), stays && settings.renews_catalogue())
 }

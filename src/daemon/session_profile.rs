@@ -213,7 +213,7 @@ fn skills(params: &Value) -> Result<Vec<Skill>, String> {
         if total > TOTAL_LIMIT {
             return Err(format!("skillPackages: more than {TOTAL_LIMIT} bytes"));
         }
-        files.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+        crate::sort::sort_by(&mut files, |(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
         let mut all = Vec::new();
         for (path, content) in &files {
             for part in [path, content] {

@@ -202,17 +202,13 @@ fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses, link: &Li
         written_at: now_ms(),
         snapshot: Snapshot {
             channels: statuses(),
-            turns: status.turns.into_iter().map(|t| (t.key.clone(), turn(t))).collect(),
-            runtime_circuit_breakers: status.breakers.into_iter().map(|b| (b.key.clone(), b)).collect(),
-            queues: status
-                .queues
-                .into_iter()
-                .map(|(key, q)| {
-                    let entry =
-                        QueueEntry { buffered: q.buffered, parked_until: q.parked_until, deferred_media: q.set_aside };
-                    (key, entry)
-                })
-                .collect(),
+            turns: crate::sort::map(status.turns.into_iter().map(|t| (t.key.clone(), turn(t)))),
+            runtime_circuit_breakers: crate::sort::map(status.breakers.into_iter().map(|b| (b.key.clone(), b))),
+            queues: crate::sort::map(status.queues.into_iter().map(|(key, q)| {
+                let entry =
+                    QueueEntry { buffered: q.buffered, parked_until: q.parked_until, deferred_media: q.set_aside };
+                (key, entry)
+            })),
             journal: JournalEntry {
                 entries: status.journal.entries,
                 outbox: status.journal.outbox,

@@ -54,11 +54,11 @@ impl Memory {
         match document.get("version").and_then(Value::as_u64)? {
             2 => {
                 let sections = match document.get("sections")? {
-                    Value::Object(map) => map
-                        .iter()
-                        .filter(|(name, _)| is_section_name(name))
-                        .filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned())))
-                        .collect(),
+                    Value::Object(map) => crate::sort::map(
+                        map.iter()
+                            .filter(|(name, _)| is_section_name(name))
+                            .filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))),
+                    ),
                     Value::Array(_) => BTreeMap::new(),
                     _ => return None,
                 };
@@ -67,7 +67,7 @@ impl Memory {
             1 => {
                 let content = string("content")?;
                 let section = (!content.is_empty()).then(|| (DEFAULT_SECTION.to_owned(), content));
-                Some(Self { sections: section.into_iter().collect(), updated_at, ..Self::default() })
+                Some(Self { sections: crate::sort::map(section), updated_at, ..Self::default() })
             }
             _ => None,
         }

@@ -52,7 +52,7 @@ fn context_key(installed: &Installed) -> String {
         version: installed.version.as_deref(),
         home: &installed.home,
         files: installed.files().into_iter().map(|f| (f.clone(), stamp(&f))).collect(),
-        env: installed.variables().iter().map(|name| (*name, installed.var(name))).collect(),
+        env: crate::sort::map(installed.variables().iter().map(|name| (*name, installed.var(name)))),
     };
     json::to_string(&context).unwrap_or_default()
 }

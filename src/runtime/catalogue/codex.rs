@@ -1,7 +1,5 @@
 //! Models of `codex`: what `codex debug models` prints, else its cache file, else a built-in list.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -89,7 +87,7 @@ pub fn parameters(models: &[Model], config: &str) -> Vec<Parameter> {
             .flag("-c model_reasoning_effort=<value>")
             .values(levels)
             .default_value(setting("model_reasoning_effort"));
-    effort.metadata = BTreeMap::from([("scope".to_owned(), "per-model-values-may-differ".to_owned())]);
+    effort.metadata = crate::sort::map([("scope".to_owned(), "per-model-values-may-differ".to_owned())]);
     let mut web = Parameter::new("web_search", "Web search", ParameterType::Enum, from("web_search"))
         .flag("-c web_search=<value>")
         .values(["disabled", "cached", "indexed", "live"]);

@@ -106,7 +106,7 @@ pub(super) fn seed_home(private: &Path, cwd: &Path, servers: &[HttpServer]) -> R
         enabled_mcpjson_servers: servers.iter().map(|s| s.name.as_str()).collect(),
         enable_all_project_mcp_servers: true,
     };
-    let projects = BTreeMap::from([(cwd.display().to_string(), project)]);
+    let projects = crate::sort::map([(cwd.display().to_string(), project)]);
     let claude = ClaudeJson { has_completed_onboarding: true, projects };
     let home = private.join("home/.claude");
     write_once(&home.join(".claude.json"), &json::to_vec(&claude)?)?;
