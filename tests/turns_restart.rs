@@ -5,6 +5,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use bellhop::engine::Recovery;
+use bellhop::engine::backlog::State;
 use bellhop::engine::now_ms;
 use bellhop::engine::park::MarkerFile;
 use bellhop::engine::ports::{Channel, RecentMessage, RunRequest, TurnEvent, TurnObserver};
@@ -91,6 +92,9 @@ fn what_was_left_for_a_channel_goes_on_when_it_comes_and_not_before() {
     };
     let again = Harness::in_dir(h.stop(), elsewhere());
     assert_eq!((again.recovered.requeued, again.recovered.dormant, again.runtime.runs.len()), (0, 1, 0));
+    let queue = again.engine.queue();
+    let waits: Vec<_> = queue.iter().map(|i| (i.message.conversation.id.as_str(), i.state, i.why.as_deref())).collect();
+    assert_eq!(waits, [("rm_slow", State::Parked, Some("its agent is not here yet"))]);
     // Nor does the next process lose it.
     let again = Harness::in_dir(again.stop(), elsewhere());
     let channel = Arc::new(FakeChannel::botcord());
@@ -100,6 +104,39 @@ fn what_was_left_for_a_channel_goes_on_when_it_comes_and_not_before() {
     again.engine.add_channel(Arc::new(FakeChannel::new("third", "botcord", channel.capabilities())));
     idle(&again);
     assert_eq!((again.runtime.runs.len(), channel.settled.len()), (1, 1));
+}
+
+#[test]
+fn what_was_left_for_a_channel_can_be_held_and_dropped() {
+    let h = Harness::script("left", |_, _, cancel, _| hang(cancel));
+    for (room, id) in [("rm_1", "1"), ("rm_2", "2"), ("rm_3", "3")] {
+        h.accept(group(room, id, "hello"));
+    }
+    h.runtime.runs.wait(3);
+    let build = Build {
+        channel: FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities()),
+        script: script(|_, _, _, _| Ok(answer("done", "s"))),
+        recovery: Recovery::AsChannelsCome,
+        ..Build::default()
+    };
+    let again = Harness::in_dir(h.stop(), build);
+    let id = |room: &str| {
+        let queue = again.engine.queue();
+        queue.into_iter().find(|item| item.message.conversation.id == room).map(|item| item.id)
+    };
+    let (held, dropped) = (id("rm_1").unwrap(), id("rm_2").unwrap());
+    again.engine.hold(&held).unwrap();
+    again.engine.drop_message(&dropped).unwrap();
+    assert_eq!((id("rm_2"), again.runtime.runs.len()), (None, 0));
+    let channel = Arc::new(FakeChannel::botcord());
+    again.engine.add_channel(Arc::clone(&channel) as Arc<dyn Channel>);
+    channel.settled.wait(1);
+    idle(&again);
+    assert_eq!(again.runtime.runs.len(), 1, "what is held waits on, what was dropped is gone");
+    again.engine.release(&held).unwrap();
+    again.runtime.runs.wait(2);
+    idle(&again);
+    assert_eq!((again.runtime.runs.len(), again.engine.queue().len()), (2, 0));
 }
 
 #[derive(Default)]

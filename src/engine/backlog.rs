@@ -105,6 +105,14 @@ impl Item {
         }
     }
 
+    /// It waits for somebody to come, as the engine knows and the journal does not.
+    pub fn leave(&mut self, why: &str) {
+        if self.state == State::Waiting {
+            self.state = State::Parked;
+            self.why = Some(why.to_owned());
+        }
+    }
+
     /// It waits for its runtime, as the engine knows and the journal may not.
     pub fn park(&mut self, why: &str, until: i64) {
         if matches!(self.state, State::Waiting | State::Parked) {

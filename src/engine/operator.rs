@@ -15,11 +15,14 @@ use super::outbox::Item;
 use super::ports::{Settled, TurnStatus};
 use super::queue::Mode;
 use super::route::OnInterrupt;
-use super::{Engine, backlog, keys, park_timer, parking, turn, unrun};
+use super::{Engine, backlog, keys, park_timer, parking, recover, turn, unrun};
 use crate::message::Inbound;
 
 /// [`super::journal::Entry::held_why`] of a message whose room was asked.
 pub(super) const ASKED: &str = "asked";
+
+/// Why a message waits whose channel has not come since the start.
+const ABSENT: &str = "its agent is not here yet";
 
 /// Why the queue was not changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,9 @@ impl Engine {
         let state = core.lock();
         for item in &mut items {
             backlog::refine(item, |turn| state.live.contains_key(turn));
+            if state.came.as_ref().is_some_and(|came| !came.contains(&item.message.channel)) {
+                item.leave(ABSENT);
+            }
         }
         if !state.waits.is_empty() {
             let mut waiting = std::collections::HashMap::new();
@@ -87,10 +93,11 @@ impl Engine {
             Named::Entry { held: true, .. } => Ok(()),
             Named::Entry { id, state, .. } => {
                 let found = take_waiting(&self.core, &id);
+                let left = left(&self.core, &id).is_some();
                 let known = {
                     let mut state = self.core.lock();
                     let is_dormant = || state.dormant.iter().any(|key| self.core.is_in(key, &id));
-                    let known = found.is_some() || is_dormant();
+                    let known = found.is_some() || left || is_dormant();
                     if let Some((turn_id, job)) = found {
                         state.shelf.insert(id.clone(), Shelved { turn_id, job, asked: false });
                     }
@@ -143,7 +150,11 @@ impl Engine {
             Some((turn_id, job)) => unrun::end(core, &job, &turn_id, TurnStatus::Cancelled, "skipped:dropped"),
             // What its agent wanted to be woken for goes as a whole, as it came.
             None if park_timer::give_up(core, &id) => {}
-            None => return Err(unready(core, &id, &entry_state)),
+            None => {
+                let entry = left(core, &id).ok_or_else(|| unready(core, &id, &entry_state))?;
+                let job = recover::job(core, entry);
+                unrun::end(core, &job, &keys::uuid_v4(), TurnStatus::Cancelled, "skipped:dropped");
+            }
         }
         // Its lane may have been waiting for it alone.
         core.pump();
@@ -198,6 +209,14 @@ impl Core {
 /// Whether a person or a route has set an entry aside, or its room was asked about it.
 pub(super) fn holds(entry: &Entry) -> bool {
     entry.held && SetAside::of(entry).is_none()
+}
+
+/// An entry that waits for its channel to come.
+fn left(core: &Core, id: &str) -> Option<Entry> {
+    let entry = core.journal.view(|ledger| ledger.entry(id).cloned())?;
+    let waits = matches!(entry.state, EntryState::Waiting | EntryState::Running { .. });
+    let is_left = waits && core.lock().came.as_ref().is_some_and(|came| !came.contains(&entry.channel));
+    is_left.then_some(entry)
 }
 
 /// Takes a message out of wherever it waits for its turn: its lane, the way there, or what is set aside. What it

@@ -201,7 +201,7 @@ fn is_parked(entry: &Entry) -> bool {
     entry.state == EntryState::Waiting && entry.parked.is_some() && !entry.held
 }
 
-fn job(core: &Core, entry: Entry) -> Job {
+pub(super) fn job(core: &Core, entry: Entry) -> Job {
     let mut job = Job::new(entry.id, core.route(&entry.message), entry.message);
     job.again = true;
     job.attempts = entry.past.attempts;
