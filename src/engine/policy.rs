@@ -4,8 +4,8 @@
 //! after a restart (see [`PolicyCache::state`]), so that an outage never makes a muted agent speak; the question is
 //! repeated after 30 seconds. Only where nothing was ever known does the agent listen to everything.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -238,12 +238,25 @@ fn in_place(policy: Policy, conversation: Option<&str>) -> Policy {
 #[derive(Debug, Default)]
 pub struct Policies {
     cache: Mutex<PolicyCache>,
+    /// What somebody asks the far side about at this moment; others wait for the answer.
+    asking: Mutex<HashSet<Key>>,
+    answered: Condvar,
+}
+
+/// The right to ask about a key; others go on when it is dropped.
+struct Asking<'a>(&'a Policies, Key);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asking().remove(&self.1);
+        self.0.answered.notify_all();
+    }
 }
 
 impl Policies {
     /// Starts with what is known.
     pub fn new(cache: PolicyCache) -> Self {
-        Self { cache: Mutex::new(cache) }
+        Self { cache: Mutex::new(cache), ..Self::default() }
     }
 
     /// What is known, for changing or writing it. Held only for the moment; never while a source is asked.
@@ -270,14 +283,33 @@ impl Policies {
         Some(cache.last_known(agent, Some(conversation)).unwrap_or_default().in_conversation(conversation))
     }
 
-    /// The policy that holds for the agent in the conversation. May ask the source, which takes as long as it
-    /// takes; two threads that ask at once about the same conversation both get an answer.
+    fn asking(&self) -> MutexGuard<'_, HashSet<Key>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody asks about a key, and takes the right to do so.
+    fn ask(&self, key: Key) -> Asking<'_> {
+        let mut asking = self.asking();
+        while !asking.insert(key.clone()) {
+            asking = self.answered.wait(asking).unwrap_or_else(PoisonError::into_inner);
+        }
+        Asking(self, key)
+    }
+
+    /// The policy that holds for the agent in the conversation. May ask the source, which takes as long as it takes.
+    /// Threads that want to know the same at once share one question.
     pub fn resolve(&self, source: &dyn PolicySource, agent: &str, conversation: &str, now: i64) -> Policy {
         let per_conversation = source.per_conversation();
-        if let Some(policy) = self.at_hand(per_conversation, agent, conversation, now) {
+        let at_hand = || self.at_hand(per_conversation, agent, conversation, now);
+        if let Some(policy) = at_hand() {
             return policy;
         }
         let scope = per_conversation.then_some(conversation);
+        let _asking = self.ask(key(agent, scope));
+        // Somebody may have asked meanwhile.
+        if let Some(policy) = at_hand() {
+            return policy;
+        }
         match source.fetch(agent, scope) {
             Ok(policy) => {
                 let policy = policy.unwrap_or_default();
@@ -357,6 +389,46 @@ mod tests {
     fn resolver(answer: Result<Option<Policy>, String>, per_conversation: bool) -> Resolver {
         let source = Far { answer: Mutex::new(answer), asked: AtomicUsize::new(0), per_conversation };
         Resolver { source, policies: Policies::default() }
+    }
+
+    /// Answers when it is told to.
+    struct Slow {
+        asked: AtomicUsize,
+        go: Mutex<std::sync::mpsc::Receiver<()>>,
+        answer: Result<Option<Policy>, String>,
+    }
+
+    impl PolicySource for Slow {
+        fn fetch(&self, _: &str, _: Option<&str>) -> Result<Option<Policy>, String> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let _ = self.go.lock().unwrap().recv();
+            self.answer.clone()
+        }
+        fn per_conversation(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn those_who_want_to_know_the_same_share_one_question() {
+        for answer in [Ok(Some(policy(Mode::Muted))), Err("down".to_owned())] {
+            let (go, gone) = std::sync::mpsc::channel();
+            let wanted = if answer.is_ok() { Mode::Muted } else { Mode::Always };
+            let (policies, slow) =
+                (Policies::default(), Slow { asked: AtomicUsize::new(0), go: Mutex::new(gone), answer });
+            std::thread::scope(|scope| {
+                let askers: Vec<_> =
+                    (0..8).map(|_| scope.spawn(|| policies.resolve(&slow, "a", "rm_1", 0).mode)).collect();
+                while slow.asked.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                // However many answers there are to be had.
+                (0..8).for_each(|_| go.send(()).unwrap());
+                assert!(askers.into_iter().all(|asker| asker.join().unwrap() == wanted));
+            });
+            assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+            assert!(policies.asking().is_empty());
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ const PAGE: usize = 50;
 const LIVE_LIMIT: Duration = Duration::from_secs(10);
 /// Limit of the look at a key, for which the inbox waits.
 const KEY_LIMIT: Duration = Duration::from_secs(5);
+/// For an agent's policy: its messages wait for it.
+const POLICY_LIMIT: Duration = Duration::from_secs(5);
 /// Limit of everything else.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How much longer than asked for a long poll may take.
@@ -339,7 +341,7 @@ impl Api {
     /// When the agent listens, in a room or in general.
     pub fn attention_policy(&self, room_id: Option<&str>) -> Result<AttentionPolicy, ApiError> {
         let query = room_id.map(|room| format!("?room_id={}", url::encode(room))).unwrap_or_default();
-        let answer = self.hub.ask(&Call::get(&format!("/hub/attention-policy{query}")))?;
+        let answer = self.hub.ask(&Call::get(&format!("/hub/attention-policy{query}")).limit(POLICY_LIMIT))?;
         AttentionPolicy::read(&answer).ok_or(ApiError::Answer("a policy without a mode"))
     }
 
