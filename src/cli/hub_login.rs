@@ -130,6 +130,10 @@ pub(super) fn lines(found: &Look, control: &Value) -> String {
     if control["unsigned"] == true {
         out.push_str("  without a key of the hub its frames are believed because the connection is\n");
     }
+    let absent: Vec<&str> = control["absent"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !absent.is_empty() {
+        out.push_str(&format!("  expected by the hub, not installed: {}\n", one_line(&absent.join(", "), 300)));
+    }
     if let Some(skew) = control["skewMs"].as_i64() {
         let way = if skew > 0 { "behind" } else { "ahead of" };
         out.push_str(&format!("  the clock of this machine is {} {way} the hub's\n", span(skew.unsigned_abs())));

@@ -57,7 +57,7 @@ impl LinkSlot {
     /// What `status` says about it; null without a link.
     pub(super) fn state(&self) -> Value {
         let slot = self.lock();
-        let Some(Linked { link, session, keys: (ring, _), .. }) = &*slot else { return Value::Null };
+        let Some(Linked { link, session, duties, keys: (ring, _) }) = &*slot else { return Value::Null };
         let state = link.state();
         let word = match (state.connected, state.expired) {
             (true, _) => "connected",
@@ -70,6 +70,7 @@ impl LinkSlot {
             ("lastError", state.last_error.map(Value::from)),
             ("skewMs", state.skew_ms.map(Value::from)),
             ("hub", session.auth().map(|auth| auth.hub_url.into())),
+            ("absent", Some(duties.absent()).filter(|absent| !absent.is_empty()).map(Value::from)),
         ];
         for (key, value) in optional {
             if let Some(value) = value {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -26,8 +27,12 @@ use crate::store::{self, RealDisk};
 use crate::thread;
 use crate::time::now_ms;
 
+/// How long the look at the runtimes may take; the hub waits ten seconds for it.
+const PROBES: Duration = Duration::from_secs(8);
 /// Stack of the thread that asks for versions.
 const PROBE_STACK: usize = 512 * 1024;
+/// Agents of a `hello` that are remembered.
+const EXPECTED: usize = 256;
 /// Longest `identity.md` that is changed, in bytes.
 const IDENTITY_LIMIT: u64 = 1 << 20;
 
@@ -37,6 +42,8 @@ pub(super) struct HubDuties {
     wakes: Wakes,
     /// What the hub was told of the skills of each agent.
     skills: Mutex<HashMap<String, SkillsTold>>,
+    /// Whom the hub takes to be here, as its last `hello` said.
+    expected: Mutex<Vec<String>>,
 }
 
 /// An event about an agent's skills.
@@ -95,16 +102,26 @@ impl Duties for HubDuties {
 impl HubDuties {
     pub(super) fn new(live: Arc<Live>) -> Self {
         let wakes = Wakes::new(live.journal.clone());
-        Self { live, wakes, skills: Mutex::default() }
+        Self { live, wakes, skills: Mutex::default(), expected: Mutex::default() }
     }
 
     fn hello(&self, params: &Value) -> Value {
         let (mut updated, mut skipped) = (0, 0);
-        for entry in params.get("agents").and_then(Value::as_array).into_iter().flatten() {
+        let agents = || params.get("agents").and_then(Value::as_array).into_iter().flatten();
+        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) =
+            agents().filter_map(|entry| agent_id(entry, "agentId").ok()).take(EXPECTED).collect();
+        for entry in agents() {
             let changed = self.update_agent(entry).is_ok_and(|done| done["changed"] == true);
             if changed { updated += 1 } else { skipped += 1 }
         }
         json!({"updated": updated, "skipped": skipped})
+    }
+
+    /// Agents that the hub takes to be here and that are not.
+    pub(super) fn absent(&self) -> Vec<String> {
+        let here = self.live.hubs.ids();
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.iter().filter(|id| !here.contains(id)).cloned().collect()
     }
 
     /// What the dashboard has changed of an agent: what it is called, and what runs it.
@@ -280,14 +297,16 @@ impl HubDuties {
     /// The runtimes of this machine, as the hub wants to know them. Gateways that are new are used from now on.
     fn runtimes(&self) -> Value {
         let live = &self.live;
+        let end = Instant::now() + PROBES;
         let before = load::load(&live.home.config()).unwrap_or_default();
-        let config = openclaw::refresh(&live.home, before.clone());
+        // A sandbox has what its hub has put there.
+        let config = if cloud::is_on() { before.clone() } else { openclaw::refresh(&live.home, before.clone()) };
         if config.document != before.document
             && let Err(error) = live.reload()
         {
             log::warn!("control.not_reloaded error={error:?}");
         }
-        let mut snapshot = runtimes::snapshot(&live.home, &config, &live.engine.status().breakers);
+        let mut snapshot = runtimes::snapshot(&live.home, &config, &live.engine.status().breakers, end);
         snapshot["hubControlTrustKeyFingerprints"] = json!(live.link.fingerprints());
         snapshot
     }

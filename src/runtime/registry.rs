@@ -156,25 +156,38 @@ impl Registry {
 
     /// Looks for all registered runtimes, and asks those that are there for their version, side by side.
     pub fn probe(&self) -> Vec<Probe> {
-        let look = |descriptor: &'static Descriptor| {
-            let found = resolve::resolve(descriptor, &self.settings);
-            let version = found.file.and_then(|file| self.answers.version(&found.program, file, &self.settings));
-            let path = found.file.map(|_| found.program);
-            (Probe { descriptor, path, version, problem: found.problem }, found.file)
-        };
-        let found: Vec<_> = std::thread::scope(|scope| {
-            let looks: Vec<_> = RUNTIMES.iter().map(|d| (d, scope.spawn(move || look(d)))).collect();
+        let probes = std::thread::scope(|scope| {
+            let looks: Vec<_> = RUNTIMES.iter().map(|d| (d, scope.spawn(move || self.ask(d)))).collect();
             let failed = |descriptor| Probe {
                 descriptor,
                 path: None,
                 version: None,
                 problem: Some("the look-up failed".into()),
             };
-            looks.into_iter().map(|(d, thread)| thread.join().unwrap_or_else(|_| (failed(d), None))).collect()
+            looks.into_iter().map(|(d, thread)| thread.join().unwrap_or_else(|_| failed(d))).collect()
         });
-        let (probes, files): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-        self.answers.keep(&files.into_iter().flatten().collect::<Vec<_>>());
+        self.keep_answers();
         probes
+    }
+
+    /// Looks for one runtime; runs nothing.
+    pub fn find(&self, descriptor: &'static Descriptor) -> Probe {
+        let found = resolve::resolve(descriptor, &self.settings);
+        let path = found.file.map(|_| found.program);
+        Probe { descriptor, path, version: None, problem: found.problem }
+    }
+
+    /// Looks for one runtime, and asks it for its version.
+    pub fn ask(&self, descriptor: &'static Descriptor) -> Probe {
+        let found = resolve::resolve(descriptor, &self.settings);
+        let version = found.file.and_then(|file| self.answers.version(&found.program, file, &self.settings));
+        Probe { version, ..self.find(descriptor) }
+    }
+
+    /// Keeps for the next start what the programs have said that are there; the rest is forgotten.
+    pub fn keep_answers(&self) {
+        let files: Vec<_> = RUNTIMES.iter().filter_map(|d| resolve::resolve(d, &self.settings).file).collect();
+        self.answers.keep(&files);
     }
 }
 

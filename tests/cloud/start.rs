@@ -173,3 +173,21 @@ fn what_is_collected_for_diagnosis_stays_in_the_sandbox() {
     assert!(bundle.starts_with(b"PK\x03\x04"));
     assert_eq!(done["size_bytes"], bundle.len());
 }
+
+#[test]
+fn a_sandbox_asks_no_gateways_of_its_own() {
+    let mut cloud = Cloud::new("cloud-gateways");
+    let gateway = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    gateway.set_nonblocking(true).unwrap();
+    let url = format!("ws://{}", gateway.local_addr().unwrap());
+    cloud.launch.push(("OPENCLAW_GATEWAY_URL".into(), url));
+    let daemon = cloud.start();
+    cloud.control.wait_event(&cloud.instance, "runtime_snapshot", 0);
+    let told = cloud.control.send(&cloud.instance, "list_runtimes", json!({})).result();
+    let entry =
+        told["runtimes"].as_array().unwrap().iter().find(|entry| entry["id"] == "openclaw-acp").unwrap().clone();
+    assert!(entry["endpoints"].is_null(), "{entry}");
+    assert!(cloud.sandbox.json("daemon/config.json")["openclawGateways"].is_null());
+    assert!(gateway.accept().is_err(), "somebody has asked");
+    daemon.stop();
+}
