@@ -222,7 +222,7 @@ impl Control for NodeControl {
 
     fn status(&self) -> DaemonStatus {
         let status = self.engine.status();
-        let connections = self.channels.statuses();
+        let (connections, control) = (self.channels.statuses(), self.link.state());
         let running = |t: &crate::engine::RunningTurn| RunningTurn {
             turn_id: t.turn_id.clone(),
             queue: t.key.clone(),
@@ -238,7 +238,7 @@ impl Control for NodeControl {
             started_at: self.started_at,
             uptime_ms: self.started.elapsed().as_millis() as u64,
             draining: status.draining,
-            health: health_of(&status, &connections),
+            health: health_of(&status, &connections, &control),
             turns: status.turns.iter().map(running).collect(),
             waiting: Waiting {
                 messages: status.waiting as u64,
@@ -261,7 +261,7 @@ impl Control for NodeControl {
                 kind: connection.provider,
             }))
             .collect(),
-            control: self.link.state(),
+            control,
             approvals: status.approvals.into_iter().map(waiting_approval).collect(),
             journal: JournalState {
                 writable: status.journal.state == Journal::Open,
@@ -277,7 +277,7 @@ impl Control for NodeControl {
     }
 
     fn health(&self) -> Health {
-        health_of(&self.engine.status(), &self.channels.statuses())
+        health_of(&self.engine.status(), &self.channels.statuses(), &self.link.state())
     }
 
     fn sessions(&self) -> Result<Sessions, Failure> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::channel::manager::ChannelStatus;
 use crate::engine::EngineStatus;
 use crate::engine::journal::JournalState as Journal;
@@ -10,8 +12,13 @@ use crate::serve::wire::{ChannelPulse, Health, TurnPulse, Wellness};
 /// A message that waits for longer than this, and for nothing that is known, needs a look.
 const LONG_WAIT_MS: u64 = 30 * 60_000;
 
-/// Down means that no messages are taken; degraded, that some are not answered or answers do not arrive.
-pub(super) fn health_of(status: &EngineStatus, connections: &BTreeMap<String, ChannelStatus>) -> Health {
+/// Down means that no messages are taken; degraded, that some are not answered or answers do not arrive, or that the hub
+/// has no hold of the daemon. `control`: what its link says about itself.
+pub(super) fn health_of(
+    status: &EngineStatus,
+    connections: &BTreeMap<String, ChannelStatus>,
+    control: &Value,
+) -> Health {
     let mut health = Health {
         oldest_waiting_ms: status.oldest_waiting_ms,
         turns: status
@@ -49,6 +56,13 @@ pub(super) fn health_of(status: &EngineStatus, connections: &BTreeMap<String, Ch
     let troubled = |c: &ChannelStatus| !c.connected && (c.last_error.is_some() || !c.running && !c.restart_pending);
     for (id, connection) in connections.iter().filter(|(_, c)| troubled(c)) {
         degraded.push(format!("{id} is not connected: {}", trouble(connection)));
+    }
+    match (control["state"].as_str(), control["lastError"].as_str()) {
+        (Some("logged_out"), why) => {
+            degraded.push(format!("the hub refuses the login: {}", why.unwrap_or("log in again")));
+        }
+        (Some("connecting"), Some(why)) => degraded.push(format!("the hub's control socket is not connected: {why}")),
+        _ => {}
     }
     for stalled in &status.stalled {
         degraded.push(format!("{} cannot work: {}", stalled.on, stalled.cause.text()));

@@ -272,7 +272,8 @@ impl Hubs {
                 .iter()
                 .find(|a| a.bound.id == found.id && a.identity.is_some() && a.identity == found.identity(config));
             if let (Some(agent), Ok(credentials)) = (same, &found.credentials) {
-                let same = Agent { bound: Bound::from(credentials), ..agent.clone() };
+                let mut same = Agent { bound: Bound::from(credentials), ..agent.clone() };
+                same.bound.keep_runtime(&agent.bound, config);
                 if same.bound.display_name != agent.bound.display_name
                     && let Some(channel) = same.channel()
                 {
