@@ -8,7 +8,10 @@ mod hub_control;
 mod support;
 
 mod accounts;
+mod closes;
 mod enter;
+mod frames;
 mod home;
 mod running;
 mod takeover;
+mod terminal;

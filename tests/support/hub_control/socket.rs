@@ -27,6 +27,8 @@ pub struct Conn {
     stream: Mutex<TcpStream>,
     /// Events are not acked.
     pub mute: AtomicBool,
+    /// Acks of events that wait to be let go; `None`: they go out at once.
+    held: Mutex<Option<Vec<String>>>,
     /// Nothing is read.
     pub deaf: AtomicBool,
     /// The test has closed it.
@@ -36,6 +38,25 @@ pub struct Conn {
 impl Conn {
     pub fn text(&self, text: &str) {
         let _ = self.write(&frame(0x81, text.as_bytes()));
+    }
+
+    /// From now on acks of events wait for [`Self::release`].
+    pub fn hold(&self) {
+        self.held.lock().unwrap().get_or_insert_default();
+    }
+
+    /// Sends the acks that wait, and later ones at once.
+    pub fn release(&self) {
+        for ack in self.held.lock().unwrap().take().into_iter().flatten() {
+            self.text(&ack);
+        }
+    }
+
+    fn ack(&self, ack: String) {
+        match &mut *self.held.lock().unwrap() {
+            Some(held) => held.push(ack),
+            None => self.text(&ack),
+        }
     }
 
     /// A text in fragments of so many bytes, each written by itself.
@@ -152,6 +173,7 @@ pub fn session(shared: &Arc<Shared>, wire: &mut Wire, request: &Request, cloud: 
     let conn = Arc::new(Conn {
         stream: Mutex::new(wire.stream.try_clone().unwrap()),
         mute: AtomicBool::new(false),
+        held: Mutex::default(),
         deaf: AtomicBool::new(false),
         closed: AtomicBool::new(false),
     });
@@ -313,7 +335,7 @@ fn heard(shared: &Shared, conn: &Conn, id: &str, cloud: bool, frame: &Value) {
         Some(json!({"id": name, "ok": true}))
     });
     if let Some(answer) = answer.filter(|_| !conn.mute.load(Ordering::SeqCst)) {
-        conn.text(&answer.to_string());
+        conn.ack(answer.to_string());
     }
 }
 
