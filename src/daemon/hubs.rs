@@ -13,6 +13,7 @@ use super::agents;
 use super::bound::Bound;
 use super::channels::Channels;
 use super::seeds::{self, Seed};
+use super::unusable::Unusable;
 use crate::channel::botcord::channel::{Botcord, KIND, Options};
 use crate::channel::botcord::credentials::check::check;
 use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile, discover};
@@ -23,7 +24,7 @@ use crate::cli::host::AgentRow;
 use crate::config::{Ack, Config, Home, cloud};
 use crate::engine::Engine;
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{Channel, ChannelNews, Exit, Lifecycle};
+use crate::engine::ports::{Channel, Lifecycle};
 use crate::engine::route::Route;
 use crate::link::botcord_control::user_auth;
 use crate::net::http::{Body, Http, Request};
@@ -76,30 +77,6 @@ enum Connected {
     Yes(Arc<Botcord>),
     /// Why there is no channel.
     No(Arc<Unusable>),
-}
-
-/// Stands in for an agent whose credentials cannot be used.
-struct Unusable {
-    agent: String,
-    why: String,
-}
-
-impl Lifecycle for Unusable {
-    fn id(&self) -> &str {
-        &self.agent
-    }
-
-    fn account(&self) -> &str {
-        &self.agent
-    }
-
-    fn provider(&self) -> &str {
-        KIND
-    }
-
-    fn run(&self, _stop: &CancelToken, _tell: &dyn Fn(ChannelNews)) -> Exit {
-        Exit::Permanent(self.why.clone())
-    }
 }
 
 /// An agent as its file describes it; `Err`: why the file cannot be used.
@@ -352,7 +329,8 @@ impl Agent {
             Ok(channel) => Connected::Yes(channel),
             Err(why) => {
                 log::error!("agent.unusable agent={} error={why:?}", found.id);
-                Connected::No(Arc::new(Unusable { agent: found.id, why }))
+                let (id, provider) = (found.id.clone(), KIND.to_owned());
+                Connected::No(Arc::new(Unusable { id, account: found.id, provider, why }))
             }
         };
         Self { bound, identity, connected }

@@ -47,6 +47,7 @@ mod settling;
 mod signals;
 mod snapshot;
 mod speaking;
+mod unusable;
 #[cfg(test)]
 mod vectors;
 mod vigil;

@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::agents;
 use super::channels::Channels;
 use super::hubs::Hubs;
+use super::unusable::Unusable;
 use crate::channel::manager::ChannelStatus;
 use crate::channel::telegram::access::Access;
 use crate::channel::telegram::api::{self, Api};
@@ -31,7 +32,7 @@ use crate::config::{Config, GatewayProfile, Home};
 use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{Channel, ChannelNews, Exit, Lifecycle};
+use crate::engine::ports::{Channel, Lifecycle};
 use crate::engine::route::{Match, Route};
 use crate::message::TrustLevel;
 use crate::net::http::Http;
@@ -79,32 +80,6 @@ enum Connected {
     Yes(Arc<Telegram>),
     /// Why there is no channel.
     No(Arc<Unusable>),
-}
-
-/// Stands in for a gateway that cannot be connected.
-struct Unusable {
-    id: String,
-    account: String,
-    kind: String,
-    why: String,
-}
-
-impl Lifecycle for Unusable {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn account(&self) -> &str {
-        &self.account
-    }
-
-    fn provider(&self) -> &str {
-        &self.kind
-    }
-
-    fn run(&self, _stop: &CancelToken, _tell: &dyn Fn(ChannelNews)) -> Exit {
-        Exit::Permanent(self.why.clone())
-    }
 }
 
 /// Who the bot of a gateway is, as its service says.
@@ -216,8 +191,8 @@ impl Gateways {
             Ok(channel) => Connected::Yes(channel),
             Err(why) => {
                 log::error!("gateway.unusable gateway={} error={why:?}", profile.id);
-                let (id, account, kind) = (profile.id.clone(), profile.account.clone(), profile.kind.clone());
-                Connected::No(Arc::new(Unusable { id, account, kind, why }))
+                let (id, account, provider) = (profile.id.clone(), profile.account.clone(), profile.kind.clone());
+                Connected::No(Arc::new(Unusable { id, account, provider, why }))
             }
         };
         Gateway { plan, connected }
