@@ -77,8 +77,9 @@ fn tell(said: Said<'_>) {
     }
 }
 
-/// Writes the first configuration of a daemon that works for a hub. `--agent` and `--cwd` count only here.
-pub(super) fn first_configuration(args: &Parsed, context: &Context<'_>) -> Result<(), Failure> {
+/// Writes the first configuration of a daemon that works for a hub, and returns whether it did. `--agent` and `--cwd`
+/// count only here.
+pub(super) fn first_configuration(args: &Parsed, context: &Context<'_>) -> Result<bool, Failure> {
     let path = context.home.config();
     let agents = args.all("agent");
     let cwd = args.text("cwd");
@@ -86,11 +87,11 @@ pub(super) fn first_configuration(args: &Parsed, context: &Context<'_>) -> Resul
         for option in [("--agent", !agents.is_empty()), ("--cwd", cwd.is_some())].iter().filter(|o| o.1) {
             complain(&format!("{} is ignored: {} exists", option.0, path.display()));
         }
-        return Ok(());
+        return Ok(false);
     }
     let logged_in = context.home.daemon_dir().join("user-auth.json").exists();
     if !logged_in && agents.is_empty() && cwd.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let home_dir = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
     let cwd = match cwd {
@@ -102,5 +103,5 @@ pub(super) fn first_configuration(args: &Parsed, context: &Context<'_>) -> Resul
         crate::config::agents::first(document, &named, &cwd.display().to_string());
     })?;
     say(&format!("wrote {}", path.display()))?;
-    Ok(())
+    Ok(true)
 }

@@ -72,8 +72,9 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
             return Err(already_running(pid, wished));
         }
         login::see_to_it(wish, &context)?;
-        login::first_configuration(args, &context)?;
-        config = crate::config::load::load(&context.home.config())?;
+        if login::first_configuration(args, &context)? {
+            config = crate::config::load::load(&context.home.config())?;
+        }
     }
     // The start that a sandbox wakes up with has the token that counts now.
     make_room(args.flag("replace") || cloud.is_some(), &context.home)?;

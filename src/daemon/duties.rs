@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use super::wakes::Wakes;
 use super::{agent_files, agent_skills, bindings, diagnostics, hubs, openclaw};
 use super::{provision, restart, revoke, runtimes, session_profile, set_route};
 use crate::channel::botcord::credentials::{Credentials, file};
-use crate::config::{cloud, load};
+use crate::config::{Config, cloud, load};
 use crate::crypto;
 use crate::engine::gate::Policy;
 use crate::engine::route::Route;
-use crate::link::botcord_control::connection::Link;
 use crate::link::botcord_control::frame::{Frame, Handled, Refused, event};
+use crate::link::botcord_control::connection::Link;
 use crate::link::botcord_control::identity::{self, Patch, Patched};
 use crate::link::botcord_control::lanes::Duties;
 use crate::link::botcord_control::{ingress, wake};
@@ -64,7 +64,7 @@ impl Duties for HubDuties {
         match frame.kind.as_str() {
             "ping" => Ok(Some(json!({"pong": true, "ts": now_ms()}))),
             "hello" => Ok(Some(self.hello(params))),
-            "update_agent" => self.update_agent(params).map(Some),
+            "update_agent" => self.update_agent(&self.known(), params).map(Some),
             "provision_agent" => {
                 let done = provision::provision(&self.live, params)?;
                 self.installed(&done);
@@ -106,12 +106,12 @@ impl HubDuties {
     }
 
     fn hello(&self, params: &Value) -> Value {
-        let (mut updated, mut skipped) = (0, 0);
+        let (mut updated, mut skipped, known) = (0, 0, self.known());
         let agents = || params.get("agents").and_then(Value::as_array).into_iter().flatten();
         *self.expected.lock().unwrap_or_else(PoisonError::into_inner) =
             agents().filter_map(|entry| agent_id(entry, "agentId").ok()).take(EXPECTED).collect();
         for entry in agents() {
-            let changed = self.update_agent(entry).is_ok_and(|done| done["changed"] == true);
+            let changed = self.update_agent(&known, entry).is_ok_and(|done| done["changed"] == true);
             if changed { updated += 1 } else { skipped += 1 }
         }
         json!({"updated": updated, "skipped": skipped})
@@ -125,11 +125,11 @@ impl HubDuties {
     }
 
     /// What the dashboard has changed of an agent: what it is called, and what runs it.
-    fn update_agent(&self, entry: &Value) -> Result<Value, Refused> {
+    fn update_agent(&self, known: &Known, entry: &Value) -> Result<Value, Refused> {
         let agent = agent_id(entry, "agentId")?;
         let identity = self.patch_identity(&agent, &Patch::read(entry));
-        let runtime = self.patch_runtime(&agent, entry)?;
-        self.rename(&agent, entry);
+        let runtime = self.patch_runtime(known, &agent, entry)?;
+        self.rename(known, &agent, entry);
         let changed = identity["changed"] == true || runtime["changed"] == true;
         Ok(json!({"changed": changed, "identity": identity, "runtime": runtime}))
     }
@@ -149,13 +149,13 @@ impl HubDuties {
     }
 
     /// The name that the hub tells is that of the credentials, and the one by which the agent is addressed.
-    fn rename(&self, agent: &str, entry: &Value) {
+    fn rename(&self, known: &Known, agent: &str, entry: &Value) {
         let name = entry.get("displayName").and_then(Value::as_str).map(str::trim).filter(|name| !name.is_empty());
-        let (Some(name), Some((path, credentials))) = (name, self.credentials(agent)) else { return };
+        let (Some(name), Some((path, credentials))) = (name, known.credentials(agent)) else { return };
         if credentials.display_name.as_deref() == Some(name) {
             return;
         }
-        let file = file::CredentialsFile::new(&path, &credentials, Arc::new(RealDisk));
+        let file = file::CredentialsFile::new(path, credentials, Arc::new(RealDisk));
         let changed = file.change(&|members| {
             members.shift_remove("display_name");
             members.insert("displayName".into(), name.into());
@@ -165,17 +165,17 @@ impl HubDuties {
         }
     }
 
-    fn patch_runtime(&self, agent: &str, entry: &Value) -> Result<Value, Refused> {
+    fn patch_runtime(&self, known: &Known, agent: &str, entry: &Value) -> Result<Value, Refused> {
         const TEXTS: [(&str, &str); 3] =
             [("runtime", "runtime"), ("runtimeModel", "runtime_model"), ("reasoningEffort", "reasoning_effort")];
         let thinking = entry.get("thinking");
         if thinking.is_none() && TEXTS.iter().all(|(key, _)| entry.get(*key).is_none()) {
             return Ok(json!({"changed": false, "skipped": "no_runtime_fields"}));
         }
-        let Some((path, credentials)) = self.credentials(agent) else {
+        let Some((path, credentials)) = known.credentials(agent) else {
             return Ok(json!({"changed": false, "skipped": "credentials_missing"}));
         };
-        let file = file::CredentialsFile::new(&path, &credentials, Arc::new(RealDisk));
+        let file = file::CredentialsFile::new(path, credentials, Arc::new(RealDisk));
         let changed = file
             .change(&|members| {
                 for (key, old) in TEXTS {
@@ -201,51 +201,46 @@ impl HubDuties {
         Ok(json!({"changed": changed, "routeUpdated": changed}))
     }
 
-    /// The file of an agent's credentials, and what is in it.
-    fn credentials(&self, agent: &str) -> Option<(PathBuf, Credentials)> {
-        let config = load::load(&self.live.home.config()).ok()?;
-        let (found, _) = hubs::find(&self.live.home, &config);
-        let found = found.into_iter().find(|found| found.id == agent)?;
-        Some((found.path, found.credentials.ok()?))
+    fn config(&self) -> Config {
+        load::load(&self.live.home.config()).unwrap_or_default()
+    }
+
+    /// What is written down at this moment; read once for each frame.
+    fn known(&self) -> Known {
+        // Of a file with a mistake nothing counts.
+        let Ok(config) = load::load(&self.live.home.config()) else { return Known::default() };
+        let agents = hubs::find(&self.live.home, &config).0;
+        Known { config, agents }
     }
 
     fn list_files(&self, params: &Value) -> Result<Value, Refused> {
         let agent = agent_id(params, "agentId")?;
-        let Some((_, credentials)) = self.credentials(&agent) else {
+        let known = self.known();
+        let Some((_, credentials)) = known.credentials(&agent) else {
             return Err(Refused::new("agent_credentials_missing", "the agent has no usable credentials here"));
         };
-        let runtime = self.runtime(&Bound::from(&credentials));
-        let config = load::load(&self.live.home.config()).unwrap_or_default();
+        let runtime = runtime(&known.config, &Bound::from(credentials));
         let owner = agent_files::Owner {
             home: &self.live.home,
             user_home: &self.live.user_home,
             agent: &agent,
             runtime: &runtime,
-            credentials: &credentials,
-            openclaw: bindings::openclaw_workspace(&self.live, &config, &credentials),
+            credentials,
+            openclaw: bindings::openclaw_workspace(&self.live, &known.config, credentials),
         };
         let wanted = params.get("fileId").and_then(Value::as_str).filter(|id| !id.is_empty());
         Ok(agent_files::list(&owner, wanted))
     }
 
-    /// The runtime that an agent's turns have unless a route says otherwise.
-    fn runtime(&self, bound: &Bound) -> String {
-        let config = load::load(&self.live.home.config()).unwrap_or_default();
-        let known = |id: &&str| config.runtime_ids().iter().any(|known| known == id);
-        let own = bound.runtime.as_deref().map(str::trim).filter(known);
-        let default = || config.default_route.as_ref().map(|route| route.runtime.clone()).unwrap_or_default();
-        own.map_or_else(default, str::to_owned)
-    }
-
     fn list_skills(&self, params: &Value) -> Result<Value, Refused> {
         let bound = self.loaded(&agent_id(params, "agentId")?)?;
-        let place = SkillPlace::of(self, &bound);
+        let place = SkillPlace::of(&self.config(), &bound);
         Ok(agent_skills::snapshot(&place.owner(&self.live, &bound), now_ms()))
     }
 
     fn install_skill(&self, params: &Value) -> Result<Value, Refused> {
         let bound = self.loaded(&agent_id(params, "agentId")?)?;
-        let place = SkillPlace::of(self, &bound);
+        let place = SkillPlace::of(&self.config(), &bound);
         let owner = place.owner(&self.live, &bound);
         let installed = agent_skills::install(&owner, params)?;
         let snapshot = agent_skills::snapshot(&owner, now_ms());
@@ -274,7 +269,7 @@ impl HubDuties {
         let statuses = self.live.channels.statuses();
         let last: std::collections::HashMap<String, i64> =
             self.live.engine.status().channels.into_iter().filter_map(|c| Some((c.id, c.last_inbound_at?))).collect();
-        let mut known = load::load(&self.live.home.config()).map(|config| config.agents).unwrap_or_default();
+        let mut known = self.config().agents;
         known.extend(self.live.hubs.ids().into_iter().filter(|id| !known.contains(id)).collect::<Vec<_>>());
         let absent = known.iter().filter(|id| !statuses.contains_key(*id));
         let agents: Vec<Value> = statuses
@@ -298,7 +293,7 @@ impl HubDuties {
     fn runtimes(&self) -> Value {
         let live = &self.live;
         let end = Instant::now() + PROBES;
-        let before = load::load(&live.home.config()).unwrap_or_default();
+        let before = self.config();
         // A sandbox has what its hub has put there.
         let config = if cloud::is_on() { before.clone() } else { openclaw::refresh(&live.home, before.clone()) };
         if config.document != before.document
@@ -328,14 +323,15 @@ impl HubDuties {
     fn tell_skills(&self, link: &Link) {
         let loaded = self.live.hubs.ids();
         self.skills().retain(|agent, _| loaded.contains(agent));
+        let config = self.config();
         for agent in &loaded {
-            self.tell_skills_of(agent, link);
+            self.tell_skills_of(&config, agent, link);
         }
     }
 
-    fn tell_skills_of(&self, agent: &str, link: &Link) {
+    fn tell_skills_of(&self, config: &Config, agent: &str, link: &Link) {
         let Ok(bound) = self.loaded(agent) else { return };
-        let place = SkillPlace::of(self, &bound);
+        let place = SkillPlace::of(config, &bound);
         let now = now_ms();
         let skills = agent_skills::snapshot(&place.owner(&self.live, &bound), now);
         let digest = crypto::sha256_hex(json!([skills["runtime"], skills["skills"]]).to_string().as_bytes());
@@ -351,7 +347,7 @@ impl HubDuties {
     /// An agent has come. In a sandbox, where all come so, the hub is told at once what it is able to do.
     fn installed(&self, done: &Value) {
         if let (true, Some(agent), Some(link)) = (cloud::is_on(), done["agentId"].as_str(), self.live.link.link()) {
-            self.tell_skills_of(agent, &link);
+            self.tell_skills_of(&self.config(), agent, &link);
         }
     }
 
@@ -405,6 +401,29 @@ impl HubDuties {
     }
 }
 
+/// The configuration, and the agents that it names or that are found.
+#[derive(Default)]
+struct Known {
+    config: Config,
+    agents: Vec<hubs::Found>,
+}
+
+impl Known {
+    /// The file of an agent's credentials, and what is in it.
+    fn credentials(&self, agent: &str) -> Option<(&Path, &Credentials)> {
+        let found = self.agents.iter().find(|found| found.id == agent)?;
+        Some((&found.path, found.credentials.as_ref().ok()?))
+    }
+}
+
+/// The runtime that an agent's turns have unless a route says otherwise.
+fn runtime(config: &Config, bound: &Bound) -> String {
+    let known = |id: &&str| config.runtime_ids().iter().any(|known| known == id);
+    let own = bound.runtime.as_deref().map(str::trim).filter(known);
+    let default = || config.default_route.as_ref().map(|route| route.runtime.clone()).unwrap_or_default();
+    own.map_or_else(default, str::to_owned)
+}
+
 /// What the look at an agent's skills borrows.
 struct SkillPlace {
     runtime: String,
@@ -412,9 +431,9 @@ struct SkillPlace {
 }
 
 impl SkillPlace {
-    fn of(duties: &HubDuties, bound: &Bound) -> Self {
+    fn of(config: &Config, bound: &Bound) -> Self {
         let external = std::env::var_os("BOTCORD_SKILL_DIRS").map(|dirs| std::env::split_paths(&dirs).collect());
-        Self { runtime: duties.runtime(bound), external: external.unwrap_or_default() }
+        Self { runtime: runtime(config, bound), external: external.unwrap_or_default() }
     }
 
     fn owner<'a>(&'a self, live: &'a Live, bound: &'a Bound) -> agent_skills::Owner<'a> {
