@@ -19,7 +19,7 @@ use crate::crypto;
 use crate::engine::gate::Policy;
 use crate::engine::route::Route;
 use crate::link::botcord_control::frame::{Frame, Handled, Refused, event};
-use crate::link::botcord_control::connection::Link;
+use crate::link::botcord_control::handle::Link;
 use crate::link::botcord_control::identity::{self, Patch, Patched};
 use crate::link::botcord_control::lanes::Duties;
 use crate::link::botcord_control::{ingress, wake};

@@ -30,6 +30,7 @@ mod metrics;
 mod notify;
 mod openclaw;
 mod parts;
+mod program;
 mod provision;
 #[cfg(test)]
 mod provision_crash;
@@ -54,28 +55,19 @@ mod vigil;
 mod wakes;
 mod watch;
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use serde_json::Value;
 
 use crate::channel::manager::Backoff;
-use crate::cli::exit::Exit;
-use crate::cli::host::{
-    AgentRow, BundleWish, Bundled, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted,
-};
+use crate::cli::host::{Running, StartError};
 use crate::config::cloud::{self, Cloud};
-use crate::config::{Config, GatewayProfile, Home, load};
+use crate::config::{Config, Home, load};
 use crate::engine::journal::Journal;
 use crate::engine::ports::{TurnHook, TurnObserver};
 use crate::engine::{Engine, Recovery, now_ms};
-use crate::link::botcord_control::enter::{self, Entered, Look, Said, Wish};
 use crate::prompt::Prompts;
 use crate::runtime::process;
 use crate::serve::Control;
@@ -94,6 +86,7 @@ use hubs::Hubs;
 use ingress::Ingress;
 use meters::Meters;
 use notify::Supervisor;
+pub use program::Program;
 use provision_journal::Unfinished;
 use reload::Live;
 use rooms::Rooms;
@@ -104,128 +97,6 @@ use watch::{Ping, Watch, Watched};
 
 /// How long running turns may go on when the daemon is told to stop (`start`), unless told otherwise.
 pub const DRAIN: Duration = Duration::from_secs(20);
-
-/// The program behind the command line.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Program;
-
-impl Host for Program {
-    fn run_foreground(&self, home: &Home, config: Config, ready: Option<File>) -> ExitCode {
-        if std::env::var_os("BOTCORD_DAEMON_SENTRY_DSN").is_some() {
-            log::debug!("daemon.reports_to_nobody variables=BOTCORD_DAEMON_SENTRY_DSN");
-        }
-        let supervisor = Arc::new(Supervisor::of_process(ready));
-        let signals = match signals::listen() {
-            Ok(signals) => signals,
-            Err(e) => {
-                log::error!("daemon.signals_failed error={e}");
-                return ExitCode::FAILURE;
-            }
-        };
-        let config = if cloud::is_on() { config } else { openclaw::refresh(home, config) };
-        if cloud::is_on()
-            && let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        {
-            // The agents have the same user: without this they could read the token in our environment.
-            log::warn!("daemon.environment_readable error={e}");
-        }
-        let mut node = match Node::start(home, config, Recovery::All, "start") {
-            Ok(node) => node,
-            Err(StartError::AlreadyRunning) => {
-                log::error!("daemon.already_running home={}", home.root().display());
-                return ExitCode::FAILURE;
-            }
-            Err(StartError::Failed(why)) => {
-                log::error!("daemon.start_failed error={why:?}");
-                return ExitCode::FAILURE;
-            }
-        };
-        log::info!("daemon.started home={} pid={}", home.root().display(), std::process::id());
-        // This end stays open as long as the main loop listens to the other one.
-        let (main_loop, pings) = bounded(1);
-        let watch = match node.watch(&supervisor, main_loop.clone()) {
-            Ok(watch) => watch,
-            Err(e) => {
-                log::error!("daemon.watch_failed error={e}");
-                return ExitCode::FAILURE;
-            }
-        };
-        let end = node.wait(&signals, &pings);
-        // Whoever begins again at once does not stop for the supervisor, which would see to it that it ends.
-        if end.is_some() {
-            supervisor.stopping();
-        }
-        if let Some(watch) = watch {
-            watch.stop();
-        }
-        let given_up = Arc::clone(&node.given_up);
-        let interrupted = node.stop(end.unwrap_or(DRAIN), &signals);
-        log::info!("daemon.stopped interrupted={interrupted}");
-        if end.is_some() {
-            return if given_up.load(Ordering::Acquire) { Exit::Refused.into() } else { ExitCode::SUCCESS };
-        }
-        let why = restart::in_place();
-        log::error!("daemon.not_restarted error={why:?}");
-        ExitCode::FAILURE
-    }
-
-    fn start_in_process(&self, home: &Home, config: Config) -> Result<Box<dyn Running>, StartError> {
-        let node = Node::start(home, config, Recovery::OnDemand, "in-process")?;
-        Ok(Box::new(node))
-    }
-
-    fn stored_queue(&self, home: &Home) -> std::io::Result<StoredQueue> {
-        let (queue, dead, messages) = queue::stored(&home.journal())?;
-        Ok(StoredQueue { queue, dead, messages })
-    }
-
-    fn dump_journal(&self, home: &Home, raw: bool, each: &mut dyn FnMut(Dumped) -> bool) -> std::io::Result<()> {
-        dump::dump(&home.journal(), raw, each)
-    }
-
-    fn agents(&self, home: &Home, config: &Config) -> (Vec<AgentRow>, Vec<String>) {
-        hubs::rows(home, config)
-    }
-
-    fn log_in(&self, home: &Home, wish: &Wish, tell: &mut dyn FnMut(Said<'_>)) -> Result<Entered, String> {
-        enter::log_in(&home.daemon_dir(), &RealDisk, wish, tell)
-    }
-
-    fn find_gateways(&self, home: &Home, config: Config) -> Config {
-        openclaw::refresh(home, config)
-    }
-
-    fn login(&self, home: &Home) -> Look {
-        enter::look(&home.daemon_dir())
-    }
-
-    fn agent_ids(&self, home: &Home, config: &Config) -> Vec<(String, PathBuf, Option<String>)> {
-        hubs::ids(home, config)
-    }
-
-    fn bundle(&self, home: &Home, wish: BundleWish) -> std::io::Result<Bundled> {
-        diagnostics::bundle(home, wish)
-    }
-
-    fn gateway_secret(&self, home: &Home, profile: &GatewayProfile) -> Result<String, String> {
-        gateways::secret::read(profile, home)
-    }
-
-    fn store_gateway_secret(&self, home: &Home, profile: &GatewayProfile, secret: &str) -> Result<(), String> {
-        gateways::secret::write(&profile.secret_path(home), home, "botToken", secret)
-    }
-
-    fn ask_gateway(&self, profile: &GatewayProfile, secret: &str) -> Result<Value, String> {
-        if profile.kind != crate::config::gateways::TELEGRAM {
-            return Err(format!("bellhop does not connect gateways of {}", profile.kind));
-        }
-        gateways::ask(profile, secret)
-    }
-
-    fn runtimes(&self, home: &Home, config: &Config, wanted: Wanted) -> Vec<RuntimeRow> {
-        runtimes::rows(home, config, wanted)
-    }
-}
 
 /// A running engine with its socket. Holds the lock of the home as long as it lives.
 struct Node {

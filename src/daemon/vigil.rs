@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::control_link::milliseconds;
 use crate::engine::Engine;
-use crate::link::botcord_control::connection::Link;
+use crate::link::botcord_control::handle::Link;
 use crate::thread;
 
 /// How long a refused sandbox stays without a turn, unless [`LINGER_VARIABLE`] says otherwise.

@@ -3,19 +3,19 @@
 //! It sleeps until the hub says something, an answer or event is to go out, or a time limit of [`Machine`] is over.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use serde_json::Value;
 
-use super::frame::{Frame, Handled, event};
+use super::frame::{Frame, event};
 use super::gate::{Gate, Step};
+use super::handle::{Link, Shared};
 use super::lanes::{Duties, Lanes};
 use super::machine::{Effect, Event, Machine, Timing};
-use super::ring::KeyRing;
 use super::session::{Session, TokenError};
 use crate::crypto;
 use crate::engine::cancel::CancelToken;
@@ -43,52 +43,6 @@ const LABEL_LIMIT: usize = 64;
 /// Frames that are looked at before anything else has its turn.
 const MAX_AT_ONCE: usize = 64;
 
-/// What the link says about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LinkState {
-    /// Whether the socket is open.
-    pub connected: bool,
-    /// A person has to log in again.
-    pub expired: bool,
-    /// Since when it is as it is (Unix milliseconds).
-    pub since: Option<i64>,
-    /// What went wrong last; none since it is connected.
-    pub last_error: Option<String>,
-    /// The hub's clock less ours in milliseconds, where that is more than a minute.
-    pub skew_ms: Option<i64>,
-    /// Frames are taken although nobody's signature counts.
-    pub unsigned: bool,
-}
-
-/// What the rest of the daemon uses of the link. Clones are the same.
-#[derive(Clone)]
-pub struct Link {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    wake: OwnedFd,
-    state: Mutex<State>,
-    changed: Box<dyn Fn() + Send + Sync>,
-}
-
-#[derive(Default)]
-struct State {
-    link: LinkState,
-    /// Answers, and when they were made.
-    answers: VecDeque<(Instant, Value)>,
-    /// The newest event of each kind, and of each agent where it is about one.
-    events: Vec<(String, Value)>,
-    /// Frames that have been carried out, and how.
-    done: VecDeque<(Frame, Handled)>,
-    /// Keys that count from now on, and whether unsigned frames are refused without any.
-    keys: Option<(KeyRing, bool)>,
-    /// Somebody has logged in.
-    look: bool,
-    /// What a renewal in the background came to.
-    renewed: Option<Result<(), TokenError>>,
-}
-
 /// What a link is made of.
 pub struct Parts {
     /// The login.
@@ -109,67 +63,6 @@ pub struct Parts {
     pub changed: Box<dyn Fn() + Send + Sync>,
     /// Says where the keys came from, for the warning that there are none.
     pub config: PathBuf,
-}
-
-impl Link {
-    /// How it is.
-    pub fn state(&self) -> LinkState {
-        self.shared.lock().link.clone()
-    }
-
-    /// Has an event sent that is worth nothing later.
-    pub fn tell_now(&self, key: &str, event: Value) {
-        if self.state().connected {
-            self.tell(key, event);
-        }
-    }
-
-    /// Has an event sent, now or after the next connect. Of each `key` only the newest is kept.
-    pub fn tell(&self, key: &str, event: Value) {
-        let mut state = self.shared.lock();
-        state.events.retain(|(known, _)| known != key);
-        state.events.push((key.to_owned(), event));
-        drop(state);
-        self.shared.wake();
-    }
-
-    /// Other keys count from now on.
-    pub fn set_keys(&self, ring: KeyRing, require_signed: bool) {
-        self.shared.lock().keys = Some((ring, require_signed));
-        self.shared.wake();
-    }
-
-    /// Has it look whether somebody has logged in anew.
-    pub fn look_for_login(&self) {
-        self.shared.lock().look = true;
-        self.shared.wake();
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake(&self) {
-        // An eventfd takes a 1 unless it was written to 2^64 times.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    fn update(&self, change: impl FnOnce(&mut LinkState)) {
-        let changed = {
-            let mut state = self.lock();
-            let before = state.link.clone();
-            change(&mut state.link);
-            if (state.link.connected, state.link.expired) != (before.connected, before.expired) {
-                state.link.since = Some(now_ms());
-            }
-            state.link != before
-        };
-        if changed {
-            (self.changed)();
-        }
-    }
 }
 
 /// Prepares a link, and the thread's work.

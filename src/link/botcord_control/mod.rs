@@ -6,12 +6,13 @@
 //! - [`lanes`]: who carries frames out, and in which order.
 //! - [`login`], [`enter`], [`user_auth`], [`session`]: how a login is obtained, kept on disk, and renewed.
 //! - [`settle`]: what a sandbox tells the hub of runs.
-//! - [`machine`], [`connection`]: when to connect, and the thread that does it.
+//! - [`machine`], [`connection`]: when to connect, and the thread that does it; [`handle`]: how others hold it.
 
 pub mod connection;
 pub mod enter;
 pub mod frame;
 pub mod gate;
+pub mod handle;
 pub mod identity;
 pub mod ingress;
 pub mod lanes;
