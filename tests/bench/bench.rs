@@ -5,6 +5,7 @@
 //! cargo bench -- --quick               the same with small numbers
 //! cargo bench -- turn idle             only the measurements with such a word in their name
 //! cargo bench -- hub                   agents of a hub; only when it is named (or one of them: hub-turn, …)
+//! cargo bench -- control              being at a hub's command; only when it is named
 //! cargo bench -- soak                  a hundred thousand turns; only when it is named
 //! cargo bench -- --json FILE           also as JSON (or BELLHOP_BENCH_JSON=FILE)
 //! BELLHOP_BENCH_DAEMON=PATH            measure this binary in place of the one just built
@@ -13,12 +14,12 @@
 //! The agent CLI of the turns is this very program, started with Claude Code's arguments: see [`fake`].
 
 mod accept;
+mod control;
 mod conversations;
 mod daemon;
 mod fake;
 mod hub;
 mod idle;
-#[path = "../support/hub/mod.rs"]
 mod loopback;
 mod one_lane;
 mod proc_fs;
@@ -71,6 +72,10 @@ const HUB: [(&str, Measure); 7] = [
     ("hub-kill", hub::kill),
 ];
 
+/// The hub's frames: only when they are named.
+const CONTROL: [(&str, Measure); 3] =
+    [("control-start", control::start), ("control-frames", control::frames), ("control-provision", control::provision)];
+
 /// Takes too long to belong to everything: only its own name selects it.
 const SOAK: (&str, Measure) = ("soak", soak::measure);
 
@@ -113,16 +118,18 @@ fn options(args: Vec<String>) -> Result<Options, Failure> {
 fn run(options: Options) -> Result<(), Failure> {
     let soak = options.words.iter().any(|w| w == SOAK.0);
     let wanted = |name: &str| options.words.is_empty() || options.words.iter().any(|w| name.contains(w.as_str()));
-    let named = |name: &str| options.words.iter().any(|w| w.starts_with("hub") && name.starts_with(w.as_str()));
-    let names: Vec<&str> = MEASURES.iter().chain(&HUB).chain([&SOAK]).map(|(name, _)| *name).collect();
-    if !soak && !MEASURES.iter().any(|(name, _)| wanted(name)) && !HUB.iter().any(|(name, _)| named(name)) {
+    let begins = |w: &str| w.starts_with("hub") || w.starts_with("control");
+    let named = |name: &str| options.words.iter().any(|w| begins(w) && name.starts_with(w.as_str()));
+    let names: Vec<&str> = MEASURES.iter().chain(&HUB).chain(&CONTROL).chain([&SOAK]).map(|(name, _)| *name).collect();
+    let special = || HUB.iter().chain(&CONTROL).filter(|(name, _)| named(name));
+    if !soak && !MEASURES.iter().any(|(name, _)| wanted(name)) && special().next().is_none() {
         return Err(format!("nothing is called so; there are: {}", names.join(", ")).into());
     }
     let mut report = Report::begin(options.scale.quick);
     for (_, measure) in MEASURES.iter().filter(|(name, _)| wanted(name)) {
         measure(options.scale, &mut report)?;
     }
-    for (_, measure) in HUB.iter().filter(|(name, _)| named(name)) {
+    for (_, measure) in special() {
         measure(options.scale, &mut report)?;
     }
     if soak {

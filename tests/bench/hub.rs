@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::daemon::{Daemon, Place};
 use crate::fake::Recording;
-use crate::loopback::{AgentHandle, Hub, Said, Settings, clock, handles};
+use crate::loopback::hub::{AgentHandle, Hub, Said, Settings, clock, handles};
 use crate::proc_fs::{Usage, cpu_ms};
 use crate::report::Report;
 use crate::stats::Samples;
@@ -245,7 +245,7 @@ pub fn kill(scale: Scale, report: &mut Report) -> Result<(), Failure> {
     for round in 0..scale.of(10, 2) {
         let town = Town::new(10)?;
         // What a kill cannot help: a turn that runs again counts its blocks anew, and ends its stream late.
-        town.hub.allow(crate::loopback::Rule::BlockOrder);
+        town.hub.allow(crate::loopback::hub::Rule::BlockOrder);
         let (daemon, _) = town.start()?;
         for chat in 0..20 {
             town.turn(chat, "hello");
