@@ -1,15 +1,16 @@
 //! `daemon/snapshot.json`: what the daemon is doing, for readers that do not ask its socket.
 //!
-//! Written when something has changed, at most every five seconds, by a thread that sleeps otherwise; once more at the
-//! end, and then removed: the file of a process that is not there was left by a crash.
+//! Written when something has changed, at most every five seconds, and every half minute while there is a far side, by a
+//! thread that sleeps otherwise; once more at the end, and then removed: the file of a process that is not there was left
+//! by a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
+use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, select_biased};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,6 +23,9 @@ use crate::thread;
 
 /// Shortest time between two versions of the file, unless `BOTCORD_DAEMON_SNAPSHOT_INTERVAL_MS` says otherwise.
 const PERIOD: Duration = Duration::from_secs(5);
+/// Longest time between two versions, in shortest ones, while there is a far side: readers take an older file for that of a
+/// daemon that hangs. One that has none, and so nothing else to do, writes only news.
+const BEAT: u32 = 6;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -119,16 +123,17 @@ impl Snapshots {
         let run = move || {
             let mut broken = BTreeSet::new();
             let mut write = || {
-                let now = write(&path, &engine, &statuses, &link);
+                let (now, has_far_side) = write(&path, &engine, &statuses, &link);
                 if now != broken {
                     broken = now;
                     link.tell_runtimes();
                 }
+                has_far_side
             };
             loop {
-                write();
+                let beat = if write() { after(period * BEAT) } else { never() };
                 // Not before the period is over, and then not before there is news.
-                if !is_over(&stopped, period) && wait(&stopped, &pokes) {
+                if !is_over(&stopped, period) && wait(&stopped, &pokes, &beat) {
                     continue;
                 }
                 write();
@@ -170,11 +175,12 @@ fn is_over(stopped: &Receiver<()>, period: Duration) -> bool {
     !matches!(stopped.recv_timeout(period), Err(crossbeam_channel::RecvTimeoutError::Timeout))
 }
 
-/// Waits for news; false when all is over.
-fn wait(stopped: &Receiver<()>, pokes: &Receiver<()>) -> bool {
+/// Waits for news, or the time to write without any; false when all is over.
+fn wait(stopped: &Receiver<()>, pokes: &Receiver<()>, beat: &Receiver<Instant>) -> bool {
     select_biased! {
         recv(stopped) -> _ => false,
         recv(pokes) -> poke => poke.is_ok(),
+        recv(beat) -> _ => true,
     }
 }
 
@@ -184,9 +190,10 @@ fn period(given: Option<&str>) -> Duration {
     ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1_000.0).ok()).unwrap_or(PERIOD)
 }
 
-/// Writes the file; returns the keys of broken circuits.
-fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses, link: &LinkSlot) -> BTreeSet<String> {
-    let status = engine.status();
+/// Writes the file; returns the keys of broken circuits, and whether there is any far side.
+fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses, link: &LinkSlot) -> (BTreeSet<String>, bool) {
+    let (status, channels, control) = (engine.status(), statuses(), link.state());
+    let has_far_side = !channels.is_empty() || !control.is_null();
     let broken = status.breakers.iter().map(|b| b.key.clone()).collect();
     let turn = |t: RunningTurn| TurnEntry {
         key: t.key,
@@ -201,7 +208,7 @@ fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses, link: &Li
         version: 1,
         written_at: now_ms(),
         snapshot: Snapshot {
-            channels: statuses(),
+            channels,
             turns: crate::sort::map(status.turns.into_iter().map(|t| (t.key.clone(), turn(t)))),
             runtime_circuit_breakers: crate::sort::map(status.breakers.into_iter().map(|b| (b.key.clone(), b))),
             queues: crate::sort::map(status.queues.into_iter().map(|(key, q)| {
@@ -215,13 +222,13 @@ fn write(path: &std::path::Path, engine: &Engine, statuses: &Statuses, link: &Li
                 bytes: status.journal.segment_bytes,
                 writable: status.journal.state == crate::engine::journal::JournalState::Open,
             },
-            control: link.state(),
+            control,
         },
     };
     if let Err(e) = store::write_json(&RealDisk, path, &document) {
         log::warn!("snapshot.failed error={e}");
     }
-    broken
+    (broken, has_far_side)
 }
 
 #[cfg(test)]

@@ -114,3 +114,24 @@ fn keys_of_the_configuration_are_changed_while_it_runs() {
     hub.rotate_key(2);
     assert_eq!(hub.send(&instance, "ping", json!({})).ack()["error"]["code"], "bad_signature");
 }
+
+#[test]
+fn an_idle_daemon_shows_that_it_lives() {
+    let hub = ControlHub::start();
+    let (home, instance) = logged_in(&hub, 3_600_000);
+    let mut command = home.command(&["start", "-d"]);
+    command.env("BOTCORD_DAEMON_SNAPSHOT_INTERVAL_MS", "20");
+    assert_eq!(Ran::of(&command.output().unwrap()).code, Some(0));
+    hub.wait_online(&instance);
+    let look = || -> Option<Value> {
+        let snapshot: Value = serde_json::from_slice(&fs::read(home.daemon().join("snapshot.json")).ok()?).ok()?;
+        (snapshot["snapshot"]["control"]["state"] == "connected").then_some(snapshot)
+    };
+    let mut last = hub.wait("the connection in the file", |_| look());
+    let mut same = 0;
+    while same < 3 {
+        let next = hub.wait("another version", |_| look().filter(|next| next["writtenAt"] != last["writtenAt"]));
+        same = if next["snapshot"] == last["snapshot"] { same + 1 } else { 0 };
+        last = next;
+    }
+}
