@@ -1,6 +1,7 @@
 //! What a hub has a daemon do, as a whole: with the process, its files, and its agents.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -201,4 +202,54 @@ fn whoever_was_away_is_told_what_has_changed() {
     assert_eq!(known["runtime"], "clippy");
     let skills = hub.send(&instance, "list_agent_skills", json!({"agentId": "ag_a"})).result();
     assert_eq!(skills["runtime"], "codex");
+}
+
+/// Stands for Claude Code: refuses, but for a message with "patience" in it, which is answered when $GO is there.
+const CLAUDE: &str = r#"#!/bin/sh
+error=true said="Invalid API key"
+if grep -q patience; then
+    while [ ! -e "$GO" ]; do sleep 0.05; done
+    error=false said=hello
+fi
+printf '{"type":"system","subtype":"init","session_id":"5f0e2b1c-0000-4000-8000-000000000007"}\n'
+printf '{"type":"result","subtype":"success","is_error":%s,"result":"%s"}\n' "$error" "$said"
+"#;
+
+#[test]
+fn the_hub_is_told_of_a_circuit_that_breaks_and_of_one_that_is_whole_again() {
+    let (hub, home, instance) = house();
+    let (program, go) = (home.dir.join("claude"), home.dir.join("go"));
+    fs::write(&program, CLAUDE).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(home.daemon().join("config.json"), json!({"parkOnFailure": "never"}).to_string()).unwrap();
+    let mut command = home.command(&["start", "-d"]);
+    command.env("BELLHOP_CLAUDE_BIN", &program).env("GO", &go).env("BOTCORD_DAEMON_SNAPSHOT_INTERVAL_MS", "20");
+    assert_eq!(Ran::of(&command.output().unwrap()).code, Some(0));
+    hub.wait_online(&instance);
+    let params = json!({"runtime": "claude-code", "credentials": credentials(&hub, "ag_a", 1)});
+    hub.send(&instance, "provision_agent", params).result();
+    // The newest word on it.
+    let told = |wanted: usize| -> Vec<Value> {
+        hub.wait("what the hub is told of it", |world| {
+            let told = world.heard.iter().rev().find(|heard| heard.frame["type"] == "runtime_snapshot")?;
+            let runtimes = told.frame["params"]["runtimes"].as_array()?;
+            let entry = runtimes.iter().find(|entry| entry["id"] == "claude-code")?;
+            let breakers = entry["health"]["circuitBreakers"].as_array().cloned().unwrap_or_default();
+            (breakers.len() == wanted).then_some(breakers)
+        })
+    };
+    told(0);
+    let wake = |run: &str, message: &str| {
+        let params = json!({"agent_id": "ag_a", "message": message, "run_id": run, "dedupe_key": run,
+                            "schedule_id": "sch_1", "session_policy": "fresh_per_run"});
+        hub.send(&instance, "wake_agent", params).result();
+    };
+    wake("w0", "patience");
+    for run in ["w1", "w2", "w3"] {
+        wake(run, "go");
+    }
+    let breaker = told(1).remove(0);
+    assert_eq!((&breaker["accountId"], &breaker["failures"]), (&json!("ag_a"), &json!(3)), "{breaker}");
+    fs::write(go, "").unwrap();
+    told(0);
 }

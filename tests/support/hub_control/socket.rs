@@ -188,18 +188,19 @@ pub fn session(shared: &Arc<Shared>, wire: &mut Wire, request: &Request, cloud: 
         drain(shared, &mut ws);
         return 101;
     };
-    let hello = (!greet.silent).then(|| shared.change(|world| frames::hello(world, &id)));
-    if greet.at_once
-        && let Some(hello) = &hello
-    {
-        head.extend(frame(0x81, hello.as_bytes()));
-    }
-    let before = shared.change(|world| {
+    let (hello, before) = shared.change(|world| {
+        // With its place in the world: the end of an older socket must not take it for one of its own frames.
+        let hello = (!greet.silent).then(|| frames::hello(world, &id));
+        if greet.at_once
+            && let Some(hello) = &hello
+        {
+            head.extend(frame(0x81, hello.as_bytes()));
+        }
         // Inside, so that nobody finds it online before it is, nor online late.
         let _ = conn.write(&head);
         let now = world.now();
         world.instances.get_mut(&id).expect("it is the caller").last_seen = now;
-        world.online.insert(id.clone(), conn.clone())
+        (hello, world.online.insert(id.clone(), conn.clone()))
     });
     if let Some(before) = before {
         before.close(4001, "replaced by a newer connection");
