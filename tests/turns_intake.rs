@@ -634,12 +634,18 @@ fn streamable(mut message: Inbound) -> Inbound {
 fn s59_s62_typing_is_shown_once_before_the_run_and_may_fail() {
     for typing_fails in [false, true] {
         let channel = FakeChannel { typing_fails, ..FakeChannel::botcord() };
-        let run = script(|_, _, _, sink| {
+        let gate = Arc::new(Gate::default());
+        let pass = Arc::clone(&gate);
+        let run = script(move |_, _, cancel, sink| {
+            pass.pass(cancel);
             sink.status(Status::Typing { phase: Phase::Started });
             Ok(answer("ok", "s"))
         });
         let h = Harness::build("s59", Build { channel, script: run, ..Build::default() });
-        h.handle(streamable(message("m", "hello")));
+        h.accept(streamable(message("m", "hello")));
+        // Nothing that the run does brings it about.
+        h.channel.typing.wait(1);
+        gate.open();
         h.channel.ended.wait(1);
         assert_eq!((h.channel.typing.len(), h.channel.sent.len()), (1, 1));
     }

@@ -248,7 +248,8 @@ impl Inner {
 
     fn run(&self) {
         self.react(true);
-        if self.typing {
+        // On a busy machine the turn may be over by now.
+        if self.typing && !self.lock().ended {
             self.ping();
         }
         let mut next_ping = Instant::now() + self.pace.refresh;
