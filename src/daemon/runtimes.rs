@@ -46,7 +46,9 @@ fn entry(row: &RuntimeRow, breakers: &[BreakerState]) -> Value {
     };
     put("version", row.version.clone().map(Value::from));
     put("path", row.path.clone().map(Value::from));
-    put("error", row.problem.clone().filter(|_| !row.ok).map(Value::from));
+    // That it is not installed is said by `available` alone.
+    let odd = |why: &String| !row.ok && !why.ends_with("not found on PATH");
+    put("error", row.problem.clone().filter(odd).map(Value::from));
     let listed =
         |list: Result<Value, json::Error>| list.ok().filter(|list| list.as_array().is_some_and(|l| !l.is_empty()));
     if row.ok {
@@ -181,9 +183,11 @@ mod tests {
 
     #[test]
     fn a_runtime_that_is_not_there_says_why() {
-        let absent =
-            RuntimeRow { id: "codex".into(), problem: Some("not found on PATH".into()), ..RuntimeRow::default() };
-        let expected = json!({"id": "codex", "available": false, "error": "not found on PATH"});
+        let absent = |why: &str| RuntimeRow { id: "codex".into(), problem: Some(why.into()), ..RuntimeRow::default() };
+        let plain = entry(&absent("codex not found on PATH"), &[]);
+        assert_eq!(plain, json!({"id": "codex", "available": false}));
+        let absent = absent("BELLHOP_CODEX_BIN: /x is no program");
+        let expected = json!({"id": "codex", "available": false, "error": "BELLHOP_CODEX_BIN: /x is no program"});
         assert_eq!(entry(&absent, &[]), expected);
         let there = RuntimeRow { ok: true, version: Some("1".into()), ..absent };
         assert_eq!(entry(&there, &[]), json!({"id": "codex", "available": true, "version": "1"}));
