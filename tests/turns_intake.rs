@@ -684,9 +684,20 @@ fn s60_s61_typing_is_refreshed_while_the_turn_runs_and_not_too_often() {
     h.channel.settled.wait(1);
 
     let slow = TypingPace { refresh: Duration::from_hours(1), debounce: Duration::from_hours(1) };
-    let h = tg("s61", slow, script(|_, _, _, _| Ok(answer("ok", "s"))));
-    h.handle(chat("1"));
+    let gate = Arc::new(Gate::default());
+    let pass = Arc::clone(&gate);
+    let h = tg(
+        "s61",
+        slow,
+        script(move |_, _, cancel, _| {
+            pass.pass(cancel);
+            Ok(answer("ok", "s"))
+        }),
+    );
+    h.accept(chat("1"));
     h.channel.typing.wait(1);
+    gate.open();
+    h.channel.settled.wait(1);
     h.handle(chat("2"));
     idle(&h);
     assert_eq!(h.channel.typing.len(), 1);
@@ -937,6 +948,14 @@ fn s19_one_mention_makes_the_merged_message_mentioned() {
     assert_eq!((composed.id.as_str(), composed.mentioned), ("m3", true));
 }
 
+/// What was settled without having been shown to the agent; everything else ended with its turn.
+fn skipped(h: &Harness) -> Vec<String> {
+    let settled = h.channel.settled.wait(3);
+    let (skipped, answered): (Vec<_>, Vec<_>) = settled.into_iter().partition(|s| s.why == "skipped:overflow");
+    assert_eq!(answered.iter().map(|s| s.why.as_str()).collect::<Vec<_>>(), ["gated"; 2]);
+    skipped.into_iter().flat_map(|s| s.ids).collect()
+}
+
 #[test]
 fn s20_s21_what_is_too_much_is_left_out_oldest_first() {
     let many = (0..50).map(|n| group("rm_g", &format!("m_{n}"), "x")).collect();
@@ -945,10 +964,12 @@ fn s20_s21_what_is_too_much_is_left_out_oldest_first() {
     assert_eq!(ids, (10..50).map(|n| format!("m_{n}")).collect::<Vec<_>>());
     assert_eq!(h.transcript().iter().filter(|r| r["reason"] == "queue_overflow").count(), 10);
     assert_eq!(composed.omitted, 10, "the agent is told");
+    assert_eq!(skipped(&h), (0..10).map(|n| format!("m_{n}")).collect::<Vec<_>>());
 
     let long = (0..20).map(|n| group("rm_g", &format!("m_{n}"), &"x".repeat(2_000))).collect();
-    let (_, composed) = composed_of("s21", long);
+    let (h, composed) = composed_of("s21", long);
     assert_eq!(composed.ids(), (12..20).map(|n| format!("m_{n}")).collect::<Vec<_>>());
+    assert_eq!(skipped(&h), (0..12).map(|n| format!("m_{n}")).collect::<Vec<_>>());
 }
 
 #[test]

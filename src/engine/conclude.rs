@@ -245,7 +245,13 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
     let settled = Settled::new(message_ids(answered()), outcome.why, answered().map(|job| job.message.as_ref()));
     let is_parked = park_timer::at_end(core, turn, turn.token.is_cancelled(), &settled);
     aside::told(core, &turn.key, turn.jobs.iter().map(|job| job.omitted).sum());
-    let entries: Vec<String> = answered().filter(|_| !is_parked).map(|job| job.entry.clone()).collect();
+    let (unread, read): (Vec<&Job>, Vec<&Job>) =
+        answered().filter(|_| !is_parked).partition(|job| turn.unread.contains(&job.entry));
+    let ended = |jobs: &[&Job], why: &str| {
+        let settled = Settled::new(message_ids(jobs.iter().copied()), why, jobs.iter().map(|job| job.message.as_ref()));
+        (jobs.iter().map(|job| job.entry.clone()).collect::<Vec<_>>(), settled)
+    };
+    let (entries, settled) = ended(&read, outcome.why);
     let report = report(turn, &outcome, session_id, result, ms);
     match outcome.reply {
         Some(reply) => {
@@ -269,6 +275,10 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
                 outbox::settle(core, &turn.message.channel, entries, settled);
             }
         }
+    }
+    if !unread.is_empty() {
+        let (entries, settled) = ended(&unread, "skipped:overflow");
+        outbox::settle(core, &turn.message.channel, entries, settled);
     }
     log::info!(
         "turn.done queue={} turn={} runtime={} status={:?} ms={ms} cost_usd={}",

@@ -23,6 +23,7 @@ pub(super) fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Optio
     let (jobs, ids) = flat(arrivals);
     let last = jobs.last()?;
     let omitted = omitted(&jobs);
+    let mut unread: Vec<String> = jobs[..omitted].iter().map(|job| job.entry.clone()).collect();
     let message = match &jobs[omitted..] {
         [job] if job.omitted == 0 => Arc::clone(&job.message),
         shown => {
@@ -30,6 +31,9 @@ pub(super) fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Optio
             if !merged.omitted.is_empty() {
                 let (cut, left) = (merged.omitted.len(), merged.message.entries.len());
                 log::warn!("turn.too_long queue={key} turn={turn_id} omitted={cut} left={left}");
+                let is_cut = |id: &String| merged.omitted.iter().any(|entry| entry.id == *id);
+                let cut = shown.iter().filter(|job| job.message.ids().iter().all(is_cut));
+                unread.extend(cut.map(|job| job.entry.clone()));
             }
             let mut message = merged.message;
             message.omitted += omitted + shown.iter().map(|j| j.omitted).sum::<usize>();
@@ -77,6 +81,7 @@ pub(super) fn prepare(core: &Arc<Core>, start: Start<Job>, live: &Live) -> Optio
         id: turn_id,
         merged_from,
         jobs,
+        unread,
         message,
         channel,
         limit,

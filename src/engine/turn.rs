@@ -47,6 +47,8 @@ pub(super) struct Turn {
     pub(super) key: String,
     /// What it answers, oldest first.
     pub(super) jobs: Vec<Job>,
+    /// Entries of those that the agent is told of and not shown: there were too many.
+    pub(super) unread: Vec<String>,
     /// The same as one message.
     pub(super) message: Arc<Inbound>,
     /// Turn ids of the other messages.
