@@ -82,7 +82,7 @@ pub(super) fn skills(root: &Path, disk: &dyn Disk) -> Result<(), String> {
             && fs::read(&path).is_ok_and(|there| there == text.as_bytes());
         if !same {
             disk.create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-            store::write(disk, &path, text.as_bytes()).map_err(|e| e.to_string())?;
+            store::write_unsynced(disk, &path, text.as_bytes()).map_err(|e| e.to_string())?;
         }
     }
     Ok(())

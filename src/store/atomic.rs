@@ -20,20 +20,30 @@ pub const MAX_DOCUMENT: u64 = 64 * 1024 * 1024;
 /// The bytes go to `<name>.<pid>.<n>.tmp` in the same directory first, which is removed on failure. The
 /// directory has to exist. A link at `path` is replaced, not followed.
 pub fn write(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let tmp = temporary_name(path);
-    let replaced = fill(disk, &tmp, bytes)
-        .map_err(StoreError::at("write", path))
-        .and_then(|()| disk.rename(&tmp, path).map_err(StoreError::at("replace", path)));
-    if let Err(error) = replaced {
-        // Best effort: the name carries our pid, so that nobody mistakes a leftover for something in use.
-        let _ = disk.remove(&tmp);
-        return Err(error);
-    }
+    replace(disk, path, bytes, true)?;
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     disk.sync_dir(dir).map_err(StoreError::at("sync the directory of", path))
 }
 
-fn fill(disk: &dyn Disk, tmp: &Path, bytes: &[u8]) -> io::Result<()> {
+/// The same without waiting for the disk: after a loss of power the file may be the old one, the new one, or empty. For
+/// what each start compares and writes again.
+pub fn write_unsynced(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    replace(disk, path, bytes, false)
+}
+
+fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8], sync: bool) -> Result<(), StoreError> {
+    let tmp = temporary_name(path);
+    let replaced = fill(disk, &tmp, bytes, sync)
+        .map_err(StoreError::at("write", path))
+        .and_then(|()| disk.rename(&tmp, path).map_err(StoreError::at("replace", path)));
+    if replaced.is_err() {
+        // Best effort: the name carries our pid, so that nobody mistakes a leftover for something in use.
+        let _ = disk.remove(&tmp);
+    }
+    replaced
+}
+
+fn fill(disk: &dyn Disk, tmp: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
     let mut file = match disk.create(tmp) {
         // Left by a dead process that had our pid.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -43,7 +53,7 @@ fn fill(disk: &dyn Disk, tmp: &Path, bytes: &[u8]) -> io::Result<()> {
         other => other?,
     };
     file.append(bytes)?;
-    file.sync()
+    if sync { file.sync() } else { Ok(()) }
 }
 
 fn temporary_name(path: &Path) -> PathBuf {
