@@ -10,12 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Stack of a thread unless it needs more, in bytes.
-pub const STACK: usize = 256 * 1024;
-/// Stack of a thread that parses what far sides say, in bytes: parsers recurse over JSON of up to 128 levels.
-pub const PARSER_STACK: usize = 512 * 1024;
-/// Stack of a thread that runs errands. Turns are among them.
-const ERRAND_STACK: usize = PARSER_STACK;
+/// Stack of a thread unless it needs less, in bytes. Most threads read what somebody else has written, and parsers recurse
+/// over JSON of up to 128 levels; without optimisation each level takes several times as much. What is not touched is no
+/// memory.
+pub const STACK: usize = if cfg!(debug_assertions) { 1024 * 1024 } else { 512 * 1024 };
 /// Threads that wait for an errand; those above it end.
 const MAX_IDLE: usize = 16;
 /// How long each of them waits.
@@ -69,7 +67,7 @@ fn hand_over(name: String, work: Work) -> io::Result<()> {
     let Some(seat) = idle else {
         let comes_alone = lock(&MADE).replace(Instant::now()).is_none_or(|last| last.elapsed() > KEEP);
         let run: Work = if comes_alone { work } else { Box::new(move || serve(work)) };
-        return start(name, ERRAND_STACK, run).map(drop);
+        return start(name, STACK, run).map(drop);
     };
     *lock(&seat.work) = Some((name, work));
     seat.taken.notify_one();

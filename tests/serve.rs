@@ -65,6 +65,7 @@ fn the_client_and_the_server_understand_each_other() {
 
 #[test]
 fn requests_that_make_no_sense_are_told_why() {
+    let nested = |levels| format!(r#"{{"text":{}1{}}}"#, r#"{"a":"#.repeat(levels), "}".repeat(levels));
     let house = house();
     let cases = [
         ("GET", "/", "", 404, "there is no path"),
@@ -78,6 +79,8 @@ fn requests_that_make_no_sense_are_told_why() {
         ("GET", "/v1/messages/nobody/events", "", 404, "is not known"),
         ("POST", "/v1/messages", "", 400, "neither text nor a file"),
         ("POST", "/v1/messages", "{", 400, "not JSON"),
+        ("POST", "/v1/messages", &nested(126), 400, "expected a string"),
+        ("POST", "/v1/messages", &nested(200), 400, "recursion limit"),
         ("POST", "/v1/messages", r#"{"text":1}"#, 400, "expected a string"),
         ("POST", "/v1/messages", r#"{"text":"x","speed":9}"#, 400, "unknown field `speed`"),
         ("POST", "/v1/messages", r#"{"text":"x","cwd":"here"}"#, 400, "absolute path"),

@@ -104,8 +104,7 @@ impl Channels {
         let started = CancelToken::new().and_then(|stop| {
             let (inner, supervised, token) = (Arc::clone(&self.inner), Arc::clone(&entry), stop.clone());
             let name: String = format!("channel:{id}").chars().take(64).collect();
-            thread::spawn_sized(name, thread::PARSER_STACK, move || supervise(&inner, &supervised, &token))
-                .map(|_| stop)
+            thread::spawn(name, move || supervise(&inner, &supervised, &token)).map(|_| stop)
         });
         match started {
             Ok(stop) => state.stop = Some(stop),

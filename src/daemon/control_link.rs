@@ -23,8 +23,6 @@ use crate::store::RealDisk;
 use crate::thread;
 use crate::time::now_ms;
 
-/// Stack of the link's thread.
-const STACK: usize = 512 * 1024;
 /// Where the hub listens.
 const PATH: &str = "/daemon/ws";
 /// Where it listens to sandboxes.
@@ -170,7 +168,7 @@ impl ControlLink {
         let vigil = cloud.map(|_| Vigil::start(link.clone(), live.engine.clone(), looks, give_up)).transpose()?;
         let stop = CancelToken::new()?;
         let token = stop.clone();
-        let thread = thread::spawn_sized("control", STACK, move || runner.run(&token))?;
+        let thread = thread::spawn("control", move || runner.run(&token))?;
         let slot = Arc::clone(&live.link);
         *slot.lock() = Some(Linked { link, session, duties, keys });
         Ok(Some(Self { stop, thread, slot, vigil }))

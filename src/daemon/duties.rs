@@ -29,8 +29,6 @@ use crate::time::now_ms;
 
 /// How long the look at the runtimes may take; the hub waits ten seconds for it.
 const PROBES: Duration = Duration::from_secs(8);
-/// Stack of the thread that asks for versions.
-const PROBE_STACK: usize = 512 * 1024;
 /// Agents of a `hello` that are remembered.
 const EXPECTED: usize = 256;
 /// Longest `identity.md` that is changed, in bytes.
@@ -309,7 +307,7 @@ impl HubDuties {
     /// Tells the hub of them, on a thread of its own: the programs are asked for their versions.
     pub(super) fn tell_runtimes(self: &Arc<Self>, link: &Link) {
         let (duties, link) = (Arc::clone(self), link.clone());
-        let told = thread::spawn_sized("control:probe", PROBE_STACK, move || {
+        let told = thread::spawn("control:probe", move || {
             let event = event("rt", "runtime_snapshot", now_ms(), crypto::random(), Some(duties.runtimes()));
             link.tell("runtime_snapshot", event);
             duties.tell_skills(&link);

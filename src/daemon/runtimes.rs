@@ -21,8 +21,6 @@ use crate::thread;
 const BREAKERS: usize = 32;
 /// How long the command line waits for the slowest program or gateway; each has limits of its own.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// Stack of the threads that ask.
-const STACK: usize = 512 * 1024;
 
 /// The runtimes of this machine, as the hub wants to know them. Everything is asked at once; of what has not answered
 /// by `end` only what the search path tells is said. A sandbox has no gateways of its own.
@@ -82,7 +80,7 @@ fn rows_until(looker: Looker, end: Instant) -> Vec<RuntimeRow> {
     for (n, descriptor) in RUNTIMES.iter().enumerate() {
         let (looker, told) = (Arc::clone(&looker), told.clone());
         let look = move || looker.look(n, descriptor, &told);
-        match thread::spawn_sized("runtime:probe", STACK, look) {
+        match thread::spawn("runtime:probe", look) {
             Ok(_) => open += 1,
             Err(e) => log::warn!("runtime.not_probed runtime={} error={e}", descriptor.id),
         }

@@ -36,8 +36,6 @@ const PENDING: usize = 256;
 const PENDING_AGE: Duration = Duration::from_mins(10);
 /// How long is waited after a renewal in the background that came to nothing, in milliseconds.
 const RENEW_AGAIN: u64 = 60_000;
-/// Stack of the thread that renews the login.
-const RENEW_STACK: usize = 512 * 1024;
 /// Longest name of this machine in the URL.
 const LABEL_LIMIT: usize = 64;
 /// Frames that are looked at before anything else has its turn.
@@ -196,7 +194,7 @@ impl Runner {
             shared.lock().renewed = Some(renewed);
             shared.wake();
         };
-        match thread::spawn_sized("control:renew", RENEW_STACK, renew) {
+        match thread::spawn("control:renew", renew) {
             Ok(_) => self.renewing = true,
             Err(e) => {
                 log::warn!("control.not_renewed error={e}");

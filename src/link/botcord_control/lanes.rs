@@ -14,8 +14,6 @@ use crate::thread;
 
 /// Frames that may wait or run in all.
 pub const WAITING: usize = 256;
-/// Stack of a lane's thread.
-const STACK: usize = 512 * 1024;
 /// Frames that take long and leave their lane free.
 const SLOW: &[&str] = &[
     "list_runtimes",
@@ -85,7 +83,7 @@ impl Lanes {
         drop(state);
         let inner = Arc::clone(&self.inner);
         let lane = key.clone();
-        let started = thread::spawn_sized("control:lane", STACK, move || inner.work(&lane));
+        let started = thread::spawn("control:lane", move || inner.work(&lane));
         match started {
             Ok(_) => None,
             Err(e) => {

@@ -24,8 +24,6 @@ use crate::runtime::settings::Warm;
 const END_LIMIT: Duration = Duration::from_secs(3);
 /// How often a waiting process looks at the machine's free memory.
 const LOOK: Duration = Duration::from_secs(10);
-/// Stack of a thread that looks after a process: it parses lines and drops them.
-const STACK: usize = 256 * 1024;
 
 /// Everything that a process is started with and cannot change later.
 #[derive(Clone, PartialEq)]
@@ -179,7 +177,7 @@ impl Pool {
         let token = wake.clone();
         // The first wake-up makes the handler set its alarm.
         wake.wake();
-        let thread = std::thread::Builder::new().name(format!("claude:{}", key.0)).stack_size(STACK);
+        let thread = std::thread::Builder::new().name(format!("claude:{}", key.0)).stack_size(crate::thread::STACK);
         let spawned = thread.spawn(move || {
             let pid = kept.process.id().pid;
             if let Driven::Ended(ended) = kept.process.drive(&token, &mut idle) {
