@@ -10,7 +10,7 @@ session=00000000-0000-4000-8000-000000000000
 id=none kind=fast told=no
 while IFS= read -r line || [ -n "$line" ]; do
     case $line in
-    *"Interrupted Turn Notice"*) told=yes ;;
+    "[BotCord Interrupted Turn Notice]") told=yes ;;
     "job "*) rest=${line#job } id=${rest%% *} kind=${rest#* } ;;
     esac
 done
