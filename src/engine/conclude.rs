@@ -241,17 +241,21 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
     });
     settle_runs(core, turn, result);
     let given_back = tell_breaker(core, turn, run, outcome.breaker);
-    let answered = || turn.jobs.iter().filter(|job| !given_back.contains(&job.entry));
-    let settled = Settled::new(message_ids(answered()), outcome.why, answered().map(|job| job.message.as_ref()));
-    let is_parked = park_timer::at_end(core, turn, turn.token.is_cancelled(), &settled);
-    aside::told(core, &turn.key, turn.jobs.iter().map(|job| job.omitted).sum());
-    let (unread, read): (Vec<&Job>, Vec<&Job>) =
-        answered().filter(|_| !is_parked).partition(|job| turn.unread.contains(&job.entry));
+    let answered: Vec<&Job> = turn.jobs.iter().filter(|job| !given_back.contains(&job.entry)).collect();
     let ended = |jobs: &[&Job], why: &str| {
         let settled = Settled::new(message_ids(jobs.iter().copied()), why, jobs.iter().map(|job| job.message.as_ref()));
         (jobs.iter().map(|job| job.entry.clone()).collect::<Vec<_>>(), settled)
     };
-    let (entries, settled) = ended(&read, outcome.why);
+    let (mut entries, mut settled) = ended(&answered, outcome.why);
+    let mut unread = Vec::new();
+    if park_timer::at_end(core, turn, turn.token.is_cancelled(), &settled) {
+        entries.clear();
+    } else if !turn.unread.is_empty() {
+        let read;
+        (unread, read) = answered.into_iter().partition(|job| turn.unread.contains(&job.entry));
+        (entries, settled) = ended(&read, outcome.why);
+    }
+    aside::told(core, &turn.key, turn.jobs.iter().map(|job| job.omitted).sum());
     let report = report(turn, &outcome, session_id, result, ms);
     match outcome.reply {
         Some(reply) => {
