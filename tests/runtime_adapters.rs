@@ -461,8 +461,7 @@ fn a_version_is_asked_once_per_file() {
     settings.base_env.push(("FAKE_CLI".into(), cli.join("").into()));
     let registry = Registry::new(settings);
     for _ in 0..2 {
-        let probes = registry.probe();
-        let probe = probes.iter().find(|p| p.descriptor.id == "codex").unwrap();
+        let probe = registry.ask(RUNTIMES.iter().find(|d| d.id == "codex").unwrap());
         assert_eq!(probe.version.as_deref(), Some("fake 1.2"));
         assert!(probe.path.is_some() && probe.problem.is_none());
     }

@@ -154,34 +154,22 @@ impl Registry {
             .map_or(ECHO_STAND_IN, |d| d.id)
     }
 
-    /// Looks for all registered runtimes, and asks those that are there for their version, side by side.
-    pub fn probe(&self) -> Vec<Probe> {
-        let probes = std::thread::scope(|scope| {
-            let looks: Vec<_> = RUNTIMES.iter().map(|d| (d, scope.spawn(move || self.ask(d)))).collect();
-            let failed = |descriptor| Probe {
-                descriptor,
-                path: None,
-                version: None,
-                problem: Some("the look-up failed".into()),
-            };
-            looks.into_iter().map(|(d, thread)| thread.join().unwrap_or_else(|_| failed(d))).collect()
-        });
-        self.keep_answers();
-        probes
-    }
-
     /// Looks for one runtime; runs nothing.
     pub fn find(&self, descriptor: &'static Descriptor) -> Probe {
-        let found = resolve::resolve(descriptor, &self.settings);
-        let path = found.file.map(|_| found.program);
-        Probe { descriptor, path, version: None, problem: found.problem }
+        self.look(descriptor, false)
     }
 
     /// Looks for one runtime, and asks it for its version.
     pub fn ask(&self, descriptor: &'static Descriptor) -> Probe {
+        self.look(descriptor, true)
+    }
+
+    fn look(&self, descriptor: &'static Descriptor, asks: bool) -> Probe {
         let found = resolve::resolve(descriptor, &self.settings);
-        let version = found.file.and_then(|file| self.answers.version(&found.program, file, &self.settings));
-        Probe { version, ..self.find(descriptor) }
+        let asked = found.file.filter(|_| asks);
+        let version = asked.and_then(|file| self.answers.version(&found.program, file, &self.settings));
+        let path = found.file.map(|_| found.program);
+        Probe { descriptor, path, version, problem: found.problem }
     }
 
     /// Keeps for the next start what the programs have said that are there; the rest is forgotten.
@@ -237,7 +225,8 @@ mod tests {
 
     #[test]
     fn every_registered_runtime_is_probed_in_order() {
-        let probes = registry().probe();
+        let registry = registry();
+        let probes: Vec<_> = RUNTIMES.iter().map(|d| registry.ask(d)).collect();
         let ids: Vec<_> = probes.iter().map(|p| p.descriptor.id).collect();
         assert_eq!(ids, RUNTIMES.map(|d| d.id));
         assert!(probes.iter().all(|p| p.path.is_none() && p.problem.is_some()));
