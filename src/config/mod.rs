@@ -295,6 +295,12 @@ impl Config {
         Some(gateway)
     }
 
+    /// Whether this is one of [`Config::runtime_ids`].
+    pub fn has_runtime(&self, id: &str) -> bool {
+        let is_own = |name: &str| self.acp_runtimes.iter().any(|runtime| runtime.name == name);
+        RUNTIMES.contains(&id) || id.strip_prefix("acp:").is_some_and(is_own)
+    }
+
     /// Ids that a route, an agent or a message may name as its runtime.
     pub fn runtime_ids(&self) -> Vec<String> {
         let acp = self.acp_runtimes.iter().map(|r| format!("acp:{}", r.name));

@@ -69,7 +69,7 @@ impl Bound {
 
     /// A runtime that is not known here does not take the place of one that is.
     pub(super) fn keep_runtime(&mut self, before: &Self, config: &Config) {
-        let is_known = |id: Option<&str>| id.is_none_or(|id| config.runtime_ids().iter().any(|known| known == id));
+        let is_known = |id: Option<&str>| id.is_none_or(|id| config.has_runtime(id));
         let (wanted, had) = (given(self.runtime.as_ref()), given(before.runtime.as_ref()));
         if !is_known(wanted) && is_known(had) {
             let (wanted, had) = (wanted.unwrap_or_default(), had.unwrap_or("default"));
@@ -81,7 +81,7 @@ impl Bound {
     /// Its route. `None`, so that the default route is used: its gateway does not exist.
     pub(super) fn route(&self, home: &Home, config: &Config, default: &Route) -> Option<Route> {
         let runtime = match given(self.runtime.as_ref()) {
-            Some(id) if !config.runtime_ids().iter().any(|known| known == id) => {
+            Some(id) if !config.has_runtime(id) => {
                 log::warn!("agent.unknown_runtime agent={} runtime={id:?} used={}", self.id, default.runtime);
                 default.runtime.clone()
             }

@@ -416,8 +416,7 @@ impl Known {
 
 /// The runtime that an agent's turns have unless a route says otherwise.
 fn runtime(config: &Config, bound: &Bound) -> String {
-    let known = |id: &&str| config.runtime_ids().iter().any(|known| known == id);
-    let own = bound.runtime.as_deref().map(str::trim).filter(known);
+    let own = bound.runtime.as_deref().map(str::trim).filter(|id| config.has_runtime(id));
     let default = || config.default_route.as_ref().map(|route| route.runtime.clone()).unwrap_or_default();
     own.map_or_else(default, str::to_owned)
 }

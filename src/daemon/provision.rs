@@ -174,7 +174,7 @@ pub(super) fn provision(live: &Live, params: &Value) -> Result<Value, Refused> {
         bindings::check_hermes(live, &config, profile, agent)?;
     }
     if let Some(runtime) = &wanted.runtime
-        && !config.runtime_ids().contains(runtime)
+        && !config.has_runtime(runtime)
     {
         return Err(Refused::failed(format!("runtime: {:?} is not known here", crate::text::clip(runtime, 64))));
     }

@@ -65,7 +65,7 @@ fn route(
     };
     let adapter = text("adapter")
         .ok_or_else(|| Refused::failed("route.adapter is missing, and there is no default route to take it from"))?;
-    if !config.runtime_ids().contains(&adapter) {
+    if !config.has_runtime(&adapter) {
         let known = config.runtime_ids().join(", ");
         let adapter = crate::text::clip(&adapter, 64);
         return Err(Refused::failed(format!("route.adapter: unknown runtime {adapter:?}; expected one of {known}")));
