@@ -39,7 +39,10 @@ impl Before {
 
     /// Puts the record on disk.
     pub(super) fn begin(&self, home: &Home, disk: &dyn Disk) -> Result<(), String> {
-        Unfinished::Provisioning(self.clone()).begin(home, disk)
+        let record = json!({
+            "agent": self.agent, "credentials": self.credentials, "named": self.named, "configured": self.configured,
+        });
+        begin(home, disk, &record)
     }
 
     /// Puts everything back as it was, and takes the record away. The agent's directory stays.
@@ -94,18 +97,6 @@ pub(super) enum Unfinished {
 }
 
 impl Unfinished {
-    /// Puts the record on disk.
-    pub(super) fn begin(&self, home: &Home, disk: &dyn Disk) -> Result<(), String> {
-        let record = match self {
-            Self::Provisioning(before) => json!({
-                "agent": before.agent, "credentials": before.credentials, "named": before.named,
-                "configured": before.configured,
-            }),
-            Self::Revoking(revocation) => json!({"revoke": revocation.record()}),
-        };
-        store::write_json(disk, &path(home), &record).map_err(|e| e.to_string())
-    }
-
     fn settle(&self, home: &Home, disk: &Arc<dyn Disk>) -> Result<(), String> {
         match self {
             Self::Provisioning(before) => {
@@ -148,6 +139,15 @@ impl Unfinished {
 
 fn path(home: &Home) -> PathBuf {
     home.daemon_dir().join("provision.journal")
+}
+
+fn begin(home: &Home, disk: &dyn Disk, record: &Value) -> Result<(), String> {
+    store::write_json(disk, &path(home), record).map_err(|e| e.to_string())
+}
+
+/// Puts the record of a revocation on disk.
+pub(super) fn begin_revocation(home: &Home, disk: &dyn Disk, revocation: &Revocation) -> Result<(), String> {
+    begin(home, disk, &json!({"revoke": revocation.record()}))
 }
 
 /// Takes the record away: everything has been done, or put back.

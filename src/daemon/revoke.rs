@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::duties::agent_id;
 use super::hubs;
 use super::provision::one_at_a_time;
-use super::provision_journal::{self, Unfinished};
+use super::provision_journal;
 use super::reload::Live;
 use crate::config::{Config, Home, agents, edit, load};
 use crate::engine::backlog::State;
@@ -23,7 +23,6 @@ use crate::store::{self, Disk};
 const TURNS_LIMIT: Duration = Duration::from_secs(6);
 
 /// Who is to go, and what goes along.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Revocation {
     pub(super) agent: String,
     delete_credentials: bool,
@@ -112,7 +111,7 @@ pub(super) fn revoke(live: &Live, params: &Value) -> Result<Value, Refused> {
     let (home, disk) = (&live.home, &*live.disk);
     // Without a record it is done all the same: a disk that is full must not keep an agent at work.
     let recorded = provision_journal::settle(home, &live.disk)
-        .and_then(|()| Unfinished::Revoking(revocation.clone()).begin(home, disk));
+        .and_then(|()| provision_journal::begin_revocation(home, disk, &revocation));
     revocation.tried("record", recorded);
     live.channels.remove(agent);
     live.engine.dismiss(agent);
