@@ -5,7 +5,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
 use crate::store::{self, RealDisk};
@@ -21,19 +20,13 @@ pub fn read_at_most(path: &Path, limit: u64) -> Option<Vec<u8>> {
     read_open(store::open_regular(path).ok()?, limit)
 }
 
-/// The same of a file that is open.
+/// The same of a regular file that is open.
 pub fn read_open(file: File, limit: u64) -> Option<Vec<u8>> {
-    let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
+    let len = file.metadata().ok()?.len();
     // With room for all of it and a byte more, the end shows without a search for it in small steps.
-    let mut content = Vec::with_capacity(usize::try_from(meta.len().min(limit)).ok()? + 1);
+    let mut content = Vec::with_capacity(usize::try_from(len.min(limit)).ok()? + 1);
     file.take(limit).read_to_end(&mut content).ok()?;
     Some(content)
-}
-
-/// Opens a file for reading; one that is a link is an error (`ELOOP`). Never waits, whatever stands in its place.
-pub fn open_unlinked(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 /// Creates a directory and its parents for this user alone (0700).

@@ -11,6 +11,7 @@ use crate::engine::loop_risk::Reason;
 use crate::engine::mention;
 use crate::engine::ports::SystemContext;
 use crate::message::Inbound;
+use crate::store;
 use crate::text;
 
 /// Largest identity, in bytes.
@@ -176,7 +177,7 @@ fn mention_line(block: &str) -> Option<std::ops::Range<usize>> {
 
 /// Who the agent is, from `identity.md` in its workspace. A link that leads out of the workspace is not followed.
 pub fn identity(workspace: &Path) -> Option<String> {
-    let file = match files::open_unlinked(&workspace.join("identity.md")) {
+    let file = match store::open_unlinked(&workspace.join("identity.md")) {
         Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => linked(workspace)?,
         other => other.ok()?,
     };
@@ -200,7 +201,7 @@ fn linked(workspace: &Path) -> Option<File> {
         log::warn!("identity.outside path={}", path.display());
         return None;
     }
-    files::open_unlinked(&path).ok()
+    store::open_unlinked(&path).ok()
 }
 
 /// What the owner's presence means for the agent.

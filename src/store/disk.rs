@@ -91,8 +91,17 @@ impl DiskFile for RealFile {
 /// Opens a regular file for reading, through links. Anything else is an error: an agent may have put a pipe in the place
 /// of a file, and whoever opened that would wait for ever.
 pub fn open_regular(path: &Path) -> io::Result<File> {
+    open_foreign(path, 0)
+}
+
+/// The same of a path whose last component is no link; one that is is an error (`ELOOP`).
+pub fn open_unlinked(path: &Path) -> io::Result<File> {
+    open_foreign(path, NO_FOLLOW)
+}
+
+fn open_foreign(path: &Path, more: i32) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags | more).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use atomic::corrupt_name;
 pub use atomic::{Loaded, MAX_DOCUMENT, load_json, load_with, set_aside, write, write_json, write_unsynced};
-pub use disk::{Disk, DiskFile, RealDisk, open_regular};
+pub use disk::{Disk, DiskFile, RealDisk, open_regular, open_unlinked};
 pub use faulty::{Fault, FaultKind, FaultyDisk, Op};
 pub use file_lock::{FileLock, LockFailure};
 pub use lock::{HomeLock, LockError};
