@@ -79,14 +79,15 @@ fn converse(request: &RunRequest, gateway: &Gateway, turn: &mut Turn<'_>) -> Res
     let key = session_key(request, gateway);
     let stored = request.session.as_ref().map(|s| s.id.as_str()).filter(|id| !id.is_empty());
     turn.open(stored, &request.cwd, &key)?;
-    let lost = |turn: &mut Turn<'_>| stored.and_then(|_| turn.recovery());
-    let text = lost(turn);
-    match turn.prompt(text.as_deref().unwrap_or(&request.text)) {
+    let prompt = |turn: &mut Turn<'_>| {
+        let recovery = stored.and_then(|_| turn.recovery());
+        turn.prompt(recovery.as_deref().unwrap_or(&request.text))
+    };
+    match prompt(turn) {
         Err(Failure::NotFound(why)) => {
             log::info!("openclaw.session_reset {}", crate::redact::text(&why));
             turn.open_new(&request.cwd, &key)?;
-            let text = lost(turn);
-            turn.prompt(text.as_deref().unwrap_or(&request.text)).map_err(|failure| match failure {
+            prompt(turn).map_err(|failure| match failure {
                 Failure::NotFound(why) => Failure::NotFound(format!("prompt failed after session reset: {why}")),
                 Failure::Other(why, class) => {
                     Failure::Other(format!("prompt failed after session reset: {why}"), class)
