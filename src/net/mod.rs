@@ -1,6 +1,7 @@
 //! The network, below any protocol of a far side.
 
 pub mod dial;
+pub mod dice;
 pub mod http;
 pub mod stream;
 pub mod tls;

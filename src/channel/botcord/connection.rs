@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use super::hub::{Fault, Hub};
 use super::inbox::Inbox;
 use super::socket::{Effect, Event, Machine, Timing, Trigger};
-use crate::crypto;
 use crate::engine::cancel::CancelToken;
 use crate::engine::ports::{ChannelNews, Exit};
 use crate::json;
+use crate::net::dice::Dice;
 use crate::net::ws::{self, Incoming, Request, Socket, WsError};
 
 /// Longest message of the hub, in bytes; it says little more than that there is something.
@@ -41,7 +41,7 @@ pub struct Connection<'a> {
     began: Instant,
     clocks: (Instant, SystemTime),
     told_inbound: Option<i64>,
-    dice: u64,
+    dice: Dice,
 }
 
 impl<'a> Connection<'a> {
@@ -67,7 +67,7 @@ impl<'a> Connection<'a> {
             began: Instant::now(),
             clocks: (Instant::now(), SystemTime::now()),
             told_inbound: None,
-            dice: u64::from_ne_bytes(crypto::random()),
+            dice: Dice::default(),
         }
     }
 
@@ -98,8 +98,7 @@ impl<'a> Connection<'a> {
             let rest = self.hear(&mut events);
             events.push_back(Event::Clock);
             while let Some(event) = events.pop_front() {
-                let chance = self.chance();
-                let effects = self.machine.step(event, self.now(), chance);
+                let effects = self.machine.step(event, self.now(), self.dice.roll());
                 for effect in effects {
                     match self.carry_out(effect) {
                         Ok(more) => events.extend(more),
@@ -110,13 +109,6 @@ impl<'a> Connection<'a> {
             self.tell_inbound();
             self.sleep(rest);
         }
-    }
-
-    /// Another one each time, in 0..1. For spreading agents over time, which needs no better randomness than this.
-    fn chance(&mut self) -> f64 {
-        // Knuth's linear congruential generator; its upper bits are the better ones.
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.dice >> 40) as f64 / (1u64 << 24) as f64
     }
 
     /// Milliseconds since the beginning.
@@ -222,8 +214,7 @@ impl<'a> Connection<'a> {
         log::info!("botcord.connecting agent={} url={url}", self.agent);
         let request = Request { url: &url, headers: &[], limit: self.timing.handshake, max_message: MAX_MESSAGE };
         // The time limit counts from here on.
-        let chance = self.chance();
-        let effects = self.machine.step(Event::Dials(n), self.now(), chance);
+        let effects = self.machine.step(Event::Dials(n), self.now(), self.dice.roll());
         debug_assert!(effects.is_empty(), "{effects:?}");
         Ok(match ws::open(&request, self.stop.as_fd()) {
             Ok(socket) => {

@@ -19,6 +19,7 @@ use super::machine::{Effect, Event, Machine, Timing};
 use super::session::{Session, TokenError};
 use crate::crypto;
 use crate::engine::cancel::CancelToken;
+use crate::net::dice::Dice;
 use crate::net::url;
 use crate::net::ws::{self, Incoming, Request, Socket, WsError};
 use crate::thread;
@@ -83,6 +84,7 @@ pub fn prepare(parts: Parts) -> std::io::Result<(Link, Runner)> {
         lanes,
         path: parts.path,
         machine: Machine::new(parts.timing),
+        dice: Dice::default(),
         connected: parts.connected,
         kept: parts.kept,
         config: parts.config,
@@ -102,6 +104,7 @@ pub struct Runner {
     lanes: Lanes,
     path: &'static str,
     machine: Machine,
+    dice: Dice,
     connected: Box<dyn Fn(&Link) + Send>,
     kept: Box<dyn Fn(&str) + Send>,
     config: PathBuf,
@@ -124,7 +127,7 @@ impl Runner {
             events.extend(self.send_waiting());
             events.push_back(Event::Clock);
             while let Some(event) = events.pop_front() {
-                for effect in self.machine.step(event, self.now(), chance()) {
+                for effect in self.machine.step(event, self.now(), self.dice.roll()) {
                     events.extend(self.carry_out(effect, stop));
                 }
             }
@@ -440,10 +443,4 @@ pub fn socket_url(hub: &str, path: &str, label: &str) -> Result<String, url::Url
     }
     // As forms are encoded.
     Ok(format!("{url}?label={}", url::encode(label).replace("%20", "+")))
-}
-
-/// In 0..1.
-fn chance() -> f64 {
-    let [byte] = crypto::random::<1>();
-    f64::from(byte) / 256.0
 }
