@@ -625,6 +625,17 @@ fn s84_a_marker_that_was_left_behind_wakes_nobody() {
     assert!(h.engine.status().queues.is_empty());
 }
 
+/// A run that answers when the gate is opened.
+fn held() -> (Arc<Gate>, Box<Script>) {
+    let gate = Arc::new(Gate::default());
+    let pass = Arc::clone(&gate);
+    let run = script(move |_, _, cancel, _| {
+        pass.pass(cancel);
+        Ok(answer("ok", "s"))
+    });
+    (gate, run)
+}
+
 fn streamable(mut message: Inbound) -> Inbound {
     message.trace = Some(Trace { id: format!("trace_{}", message.id), streamable: true });
     message
@@ -668,32 +679,16 @@ fn s60_s61_typing_is_refreshed_while_the_turn_runs_and_not_too_often() {
         m
     };
     let quick = TypingPace { refresh: Duration::from_millis(5), debounce: Duration::ZERO };
-    let gate = Arc::new(Gate::default());
-    let pass = Arc::clone(&gate);
-    let h = tg(
-        "s60",
-        quick,
-        script(move |_, _, cancel, _| {
-            pass.pass(cancel);
-            Ok(answer("ok", "s"))
-        }),
-    );
+    let (gate, run) = held();
+    let h = tg("s60", quick, run);
     h.accept(chat("m"));
     h.channel.typing.wait(3);
     gate.open();
     h.channel.settled.wait(1);
 
     let slow = TypingPace { refresh: Duration::from_hours(1), debounce: Duration::from_hours(1) };
-    let gate = Arc::new(Gate::default());
-    let pass = Arc::clone(&gate);
-    let h = tg(
-        "s61",
-        slow,
-        script(move |_, _, cancel, _| {
-            pass.pass(cancel);
-            Ok(answer("ok", "s"))
-        }),
-    );
+    let (gate, run) = held();
+    let h = tg("s61", slow, run);
     h.accept(chat("1"));
     h.channel.typing.wait(1);
     gate.open();
@@ -921,12 +916,8 @@ fn a_message_on_its_way_or_set_aside_can_be_cancelled() {
 
 /// Sends `first`, then the others while its turn runs; returns the second composed message.
 fn composed_of(name: &str, others: Vec<Inbound>) -> (Harness, Inbound) {
-    let gate = Arc::new(Gate::default());
-    let pass = Arc::clone(&gate);
-    let h = Harness::script(name, move |_, _, cancel, _| {
-        pass.pass(cancel);
-        Ok(answer("ok", "s"))
-    });
+    let (gate, run) = held();
+    let h = Harness::build(name, Build { script: run, ..Build::default() });
     h.accept(group("rm_g", "first", "first"));
     h.runtime.runs.wait(1);
     for other in others {

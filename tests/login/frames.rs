@@ -33,6 +33,15 @@ fn agents(hub: &ControlHub, instance: &str) -> Vec<String> {
     listed["agents"].as_array().unwrap().iter().map(|agent| agent["id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// A house whose daemon is at the hub's command, with the agent `ag_a`.
+fn house_with_an_agent() -> (ControlHub, Home, String) {
+    let (hub, home, instance) = house();
+    assert_eq!(home.start(&[]).code, Some(0));
+    hub.wait_online(&instance);
+    provision(&hub, &instance, "ag_a", 1);
+    (hub, home, instance)
+}
+
 #[test]
 fn an_agent_that_is_provisioned_answers_its_owner() {
     let (control, home, instance) = house();
@@ -60,10 +69,7 @@ fn an_agent_that_is_provisioned_answers_its_owner() {
 
 #[test]
 fn a_configuration_that_is_wrong_changes_nothing() {
-    let (hub, home, instance) = house();
-    assert_eq!(home.start(&[]).code, Some(0));
-    hub.wait_online(&instance);
-    provision(&hub, &instance, "ag_a", 1);
+    let (hub, home, instance) = house_with_an_agent();
     let path = home.daemon().join("config.json");
     let good = fs::read_to_string(&path).unwrap();
     for (text, field) in [
@@ -135,10 +141,7 @@ fn keys_change_one_after_the_other() {
 
 #[test]
 fn as_many_frames_as_can_wait_are_carried_out_in_order() {
-    let (hub, home, instance) = house();
-    assert_eq!(home.start(&[]).code, Some(0));
-    hub.wait_online(&instance);
-    provision(&hub, &instance, "ag_a", 1);
+    let (hub, home, instance) = house_with_an_agent();
     // Whoever changes the configuration waits for us.
     let lock = OpenOptions::new().write(true).open(home.daemon().join("config.lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
@@ -166,10 +169,7 @@ fn as_many_frames_as_can_wait_are_carried_out_in_order() {
 
 #[test]
 fn whoever_was_away_is_told_what_has_changed() {
-    let (hub, home, instance) = house();
-    assert_eq!(home.start(&[]).code, Some(0));
-    hub.wait_online(&instance);
-    provision(&hub, &instance, "ag_a", 1);
+    let (hub, home, instance) = house_with_an_agent();
     provision(&hub, &instance, "ag_b", 2);
     assert_eq!(home.run(&["stop", "--wait"]).code, Some(0));
     hub.wait_offline(&instance);
