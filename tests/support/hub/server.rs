@@ -25,6 +25,8 @@ const ROWS: usize = 200_000;
 pub struct Shared {
     world: Mutex<World>,
     changed: Condvar,
+    /// Ends the sweeper's sleep.
+    stopping: Condvar,
     pub clock: Arc<Clock>,
     life: Mutex<Option<Life>>,
     number: AtomicU64,
@@ -41,8 +43,9 @@ pub struct Life {
 impl Shared {
     pub fn new(world: World) -> Arc<Self> {
         let clock = world.clock.clone();
-        let (changed, life, number) = (Condvar::new(), Mutex::new(None), AtomicU64::new(0));
-        Arc::new(Self { world: Mutex::new(world), changed, clock, life, number })
+        let (life, number) = (Mutex::new(None), AtomicU64::new(0));
+        let (changed, stopping) = (Condvar::new(), Condvar::new());
+        Arc::new(Self { world: Mutex::new(world), changed, stopping, clock, life, number })
     }
 
     /// A look at the world; changes that others wait for are made with [`Self::change`].
@@ -66,10 +69,7 @@ impl Shared {
 
     /// Waits for a change, at most so long.
     pub fn wait<'a>(&self, world: MutexGuard<'a, World>, limit: Duration) -> MutexGuard<'a, World> {
-        match self.changed.wait_timeout(world, limit) {
-            Ok((world, _)) => world,
-            Err(poisoned) => poisoned.into_inner().0,
-        }
+        wait_for(&self.changed, world, limit)
     }
 
     /// Whether the hub takes connections.
@@ -113,10 +113,19 @@ impl Shared {
                 let _ = stream.shutdown(Shutdown::Both);
             }
             self.changed.notify_all();
+            self.stopping.notify_all();
             let Some(thread) = life.threads.lock().unwrap().pop() else { break };
             let _ = thread.join();
         }
         self.look().lossy_until = clock::real() + 60_000;
+    }
+}
+
+/// Waits for a bell, at most so long.
+pub fn wait_for<'a>(bell: &Condvar, world: MutexGuard<'a, World>, limit: Duration) -> MutexGuard<'a, World> {
+    match bell.wait_timeout(world, limit) {
+        Ok((world, _)) => world,
+        Err(poisoned) => poisoned.into_inner().0,
     }
 }
 
@@ -158,7 +167,7 @@ fn sweep(shared: &Shared, over: &AtomicBool) {
         let world = shared.look();
         let (tick, now) = (world.settings.tick, shared.clock.now());
         if now < world.next_sweep {
-            drop(shared.wait(world, tick));
+            drop(wait_for(&shared.stopping, world, tick));
             continue;
         }
         drop(world);

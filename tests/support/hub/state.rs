@@ -1,7 +1,7 @@
 //! All that the hub knows, behind one lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar};
 
 use serde_json::{Value, json};
 
@@ -328,6 +328,8 @@ pub struct World {
     pub rows: Vec<Row>,
     pub sockets: Vec<SocketRow>,
     pub conns: HashMap<String, Vec<Arc<Conn>>>,
+    /// Rung when something was sent about a message; by its id and the id of its copy.
+    pub bells: HashMap<String, Arc<Condvar>>,
     /// Frames to be written when the lock is free.
     pub pushes: Vec<(Arc<Conn>, String)>,
     pub journal_probe: Option<JournalProbe>,

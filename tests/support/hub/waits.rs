@@ -1,16 +1,27 @@
 //! Waiting for what the daemon does, with a bound, and with words about what was there instead.
 
-use std::time::Instant;
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::handles::{AgentHandle, Hub};
+use super::server::wait_for;
 use super::speech::Said;
 use super::state::{Message, State, Trace, World};
 
 impl Hub {
     /// Waits until `look` finds something.
-    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&World) -> Option<T>) -> T {
+    pub fn wait_for<T>(&self, what: &str, look: impl FnMut(&World) -> Option<T>) -> T {
+        self.wait_with(what, look, |world, limit| self.shared.wait(world, limit))
+    }
+
+    fn wait_with<'a, T>(
+        &'a self,
+        what: &str,
+        mut look: impl FnMut(&World) -> Option<T>,
+        mut wait: impl FnMut(MutexGuard<'a, World>, Duration) -> MutexGuard<'a, World>,
+    ) -> T {
         let end = Instant::now() + self.patience();
         let mut world = self.shared.look();
         loop {
@@ -23,7 +34,7 @@ impl Hub {
                 drop(world);
                 panic!("{what}: waited {:?}; instead:\n{instead}", self.patience());
             }
-            world = self.shared.wait(world, end - now);
+            world = wait(world, end - now);
         }
     }
 
@@ -44,11 +55,20 @@ impl Hub {
         self.wait_until(&what, |world| world.conns.get(&agent.id).is_none_or(Vec::is_empty));
     }
 
-    /// Waits for the answer to something said: the message whose trace or quote names it.
+    /// Waits for the answer to something said: the message whose trace or quote names it. Nothing else wakes who
+    /// waits so, and however many do cost the hub no more than one.
     pub fn wait_answer(&self, said: &Said) -> Value {
-        self.wait_for(&format!("an answer to {}", said.msg_id), |world| {
-            answers(world, said).first().map(|message| message.envelope.clone())
-        })
+        let ids = [&said.msg_id, &said.hub_msg_id];
+        let bell = self.shared.look().bells.entry(said.msg_id.clone()).or_default().clone();
+        self.shared.look().bells.insert(said.hub_msg_id.clone(), bell.clone());
+        let first = |world: &World| answers(world, said).first().map(|message| message.envelope.clone());
+        let what = format!("an answer to {}", said.msg_id);
+        let answer = self.wait_with(&what, first, |world, limit| wait_for(&bell, world, limit));
+        let mut world = self.shared.look();
+        for id in ids {
+            world.bells.remove(id);
+        }
+        answer
     }
 
     /// Waits for an answer, and returns its text.
