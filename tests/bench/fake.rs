@@ -78,11 +78,13 @@ impl Recording {
     fn write(file: &Path, args: &[String], stdin: &[u8]) -> Result<(), Failure> {
         let lines = |items: Vec<Vec<u8>>| items.join(&0);
         let env = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+        // Who repeats this does not write it down again.
+        let stdin = String::from_utf8_lossy(stdin).replace(&format!("bench-record={}", file.display()), "");
         let parts = [
             lines(args.iter().map(|a| a.clone().into_bytes()).collect()),
             lines(env.collect()),
             std::env::current_dir()?.into_os_string().into_vec(),
-            stdin.to_vec(),
+            stdin.into_bytes(),
         ];
         Ok(std::fs::write(file, serde_json::to_vec(&parts)?)?)
     }
