@@ -34,6 +34,9 @@ pub struct Skill {
     pub path: PathBuf,
     /// Where it comes from, such as `agent-workspace`.
     pub source: &'static str,
+    /// The name as the prompt shows it, and what follows the source there. Made when the file is read: what is foreign
+    /// is cleaned once, not in every turn.
+    shown: (String, String),
 }
 
 /// A directory of skills and what it is called.
@@ -165,7 +168,10 @@ fn read(path: &Path, source: &'static str) -> Option<Skill> {
     let directory = path.parent()?.file_name()?.to_string_lossy().into_owned();
     let content = files::read_at_most(path, READ_LIMIT)?;
     let (name, description) = parse(&String::from_utf8_lossy(&content), &directory);
-    Some(Skill { name, description, path: path.to_owned(), source })
+    let safe = |value: &str| sanitize::one_line(&sanitize::body(value));
+    let about = description.as_deref().map(|d| format!(" - {}", safe(d))).unwrap_or_default();
+    let shown = (safe(&name), format!("{}{about}", safe(&path.to_string_lossy())));
+    Some(Skill { name, description, path: path.to_owned(), source, shown })
 }
 
 /// Name and description in a `SKILL.md`. The name is `fallback` where the file gives none; the description comes
@@ -213,9 +219,8 @@ pub fn block(skills: &[Skill]) -> Option<String> {
         String::new(),
     ];
     lines.extend(skills.iter().take(SHOWN).map(|skill| {
-        let safe = |value: &str| sanitize::one_line(&sanitize::body(value));
-        let description = skill.description.as_deref().map(|d| format!(" - {}", safe(d))).unwrap_or_default();
-        format!("- {} ({}): {}{description}", safe(&skill.name), skill.source, safe(&skill.path.to_string_lossy()))
+        let (name, rest) = &skill.shown;
+        format!("- {name} ({}): {rest}", skill.source)
     }));
     if skills.len() > SHOWN {
         lines.push(format!("… and {} more", skills.len() - SHOWN));
