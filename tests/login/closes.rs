@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::home::{Home, logged_in};
 use crate::hub_control::ControlHub;
+use crate::hub_control::world::World;
 
 /// A daemon that is connected; its hub, home and instance.
 fn connected() -> (ControlHub, Home, String) {
@@ -82,7 +83,10 @@ fn two_with_one_login_do_not_throw_each_other_out() {
         (told.contains("displaced: another daemon") && told.contains("control socket: connecting")).then_some(())
     });
     assert!(!home.flag().exists());
-    assert_eq!(hub.world(|world| world.rows.iter().filter(|row| row.path.ends_with("/daemon/ws")).count()), 1);
+    // A connection is written down when it has ended, a moment after the daemon was taken off the list.
+    let ended = |world: &World| world.rows.iter().filter(|row| row.path.ends_with("/daemon/ws")).count();
+    hub.wait("the first connection's end", |world| (ended(world) > 0).then_some(()));
+    assert_eq!(hub.world(|world| (ended(world), world.online.contains_key(&instance))), (1, false));
     drop(conn);
 }
 
