@@ -21,6 +21,11 @@ pub fn hex(bytes: &[u8]) -> String {
     out
 }
 
+/// Whether this is so many hexadecimal digits, small or capital, and nothing else.
+pub fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// SHA-256 of the bytes, as 64 small hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::config::Home;
+use crate::crypto::is_hex;
 use crate::thread;
 
 /// How often is looked.
@@ -159,7 +160,6 @@ fn is_half(name: &str) -> bool {
 
 /// `.<name>.<hex>.new`, `.staging-<hex>`, and what they were to replace, with `.old` at the end.
 fn is_staged(name: &str) -> bool {
-    let is_hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
     let bare = name.strip_suffix(".old").unwrap_or(name);
     let of_skill = || {
         let (name, hex) = bare.strip_suffix(".new").unwrap_or(bare).strip_prefix('.')?.rsplit_once('.')?;

@@ -7,7 +7,7 @@
 
 use ring::hmac;
 
-use crate::crypto;
+use crate::crypto::{self, is_hex};
 
 /// The variable that holds the pass of a turn in the environment of its children.
 pub const PASS_VARIABLE: &str = "BELLHOP_ROOM_TOKEN";
@@ -45,7 +45,7 @@ impl Pass {
     /// Reads a pass; `None` for what cannot be one.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; LENGTH];
-        if text.len() != LENGTH * 2 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_hex(text, LENGTH * 2) {
             return None;
         }
         for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {

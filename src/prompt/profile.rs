@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::files;
+use crate::crypto::is_hex;
 use crate::json;
 use crate::sanitize::{body, one_line};
 use crate::text;
@@ -62,8 +63,7 @@ pub fn read(agent_dir: &Path, agent: &str, room_id: &str, now: i64) -> Option<Pr
         let name = directory.file_name();
         let name = name.to_string_lossy();
         // Only directories that bellhop can have made: anything else is not ours to delete.
-        let is_profile = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        if !is_profile || !directory.file_type().is_ok_and(|t| t.is_dir()) {
+        if !is_hex(&name, 64) || !directory.file_type().is_ok_and(|t| t.is_dir()) {
             continue;
         }
         match load(&directory.path()).filter(|p| !p.has_expired(now)) {
@@ -95,7 +95,7 @@ impl Profile {
             && self.room_id == room_id
             && !self.session_key.is_empty()
             && !self.profile_id.is_empty()
-            && hash.is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+            && hash.is_some_and(|h| is_hex(h, 64))
     }
 
     /// The block of the system context.

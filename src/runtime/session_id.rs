@@ -1,6 +1,8 @@
 //! Which session ids a CLI may be given. An id goes into an argument, so that what begins with `-` or holds
 //! control characters must never reach the command line.
 
+use crate::crypto::is_hex;
+
 /// Whether the runtime accepts this id. Checked before anything is started.
 pub fn accepted(runtime: &str, id: &str) -> bool {
     match runtime {
@@ -19,9 +21,9 @@ pub fn accepted(runtime: &str, id: &str) -> bool {
 
 /// 8-4-4-4-12 hexadecimal digits.
 fn is_uuid(id: &str) -> bool {
-    let groups: Vec<&str> = id.split('-').collect();
-    groups.iter().map(|g| g.len()).eq([8, 4, 4, 4, 12])
-        && groups.iter().all(|g| g.bytes().all(|b| b.is_ascii_hexdigit()))
+    let mut groups = id.split('-');
+    let all = [8, 4, 4, 4, 12].into_iter().all(|digits| groups.next().is_some_and(|group| is_hex(group, digits)));
+    all && groups.next().is_none()
 }
 
 /// 1 to `limit` UTF-16 units, no control characters.
