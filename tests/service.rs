@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -54,7 +55,12 @@ fn read_until(manager: &UnixDatagram, begin: &str) -> (Vec<String>, String) {
     let mut before = Vec::new();
     loop {
         let mut buffer = [0; 4_096];
-        let size = manager.recv(&mut buffer).unwrap_or_else(|e| panic!("no {begin} after {before:?}: {e}"));
+        let size = match manager.recv(&mut buffer) {
+            Ok(size) => size,
+            // A wait with a limit ends when the system stops the process for a moment.
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(e) => panic!("no {begin} after {before:?}: {e}"),
+        };
         let text = String::from_utf8(buffer[..size].to_vec()).unwrap();
         if text.starts_with(begin) {
             return (before, text);
