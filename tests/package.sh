@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks what is released: the size of the program and its memory at rest, the Debian package, the units, the manual pages, the completions.
-# A tool that is missing is named, and its check left out. Writes only below the target directory.
+# Checks what is released: the size of the program and its memory at rest, the Debian package, the units, the manual
+# pages, the completions. A tool that is missing is named, and its check left out. Writes only below the target directory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
