@@ -3,7 +3,7 @@
 mod support;
 
 use bellhop::engine::cancel::{CancelReason, CancelToken};
-use bellhop::engine::ports::{Approval, ErrorClass, ResumedSession, RunResult};
+use bellhop::engine::ports::{Approval, ErrorClass, ResumedSession, RunResult, SystemContext};
 use bellhop::runtime::settings::McpServer;
 use serde_json::{Value, json};
 use support::fake_agent::{FakeAgent, Step};
@@ -56,7 +56,7 @@ fn run(
     sink: &mut Recorder,
 ) -> RunResult {
     let mut request = agent.request("hello");
-    request.system_context = context.map(str::to_owned);
+    request.system_context = context.map(Into::into);
     request.extra_args = vec!["--model".into(), "m2".into()];
     request.session = resume.map(|(id, note)| ResumedSession {
         id: id.into(),
@@ -233,8 +233,8 @@ fn a_session_is_not_told_all_again_for_what_is_about_the_moment() {
             let turn = vec![reads(), words("Done."), answers(3, usage)];
             play(&agent, &[initialized(json!({"loadSession": true})), session(2), turn]);
             let mut request = agent.request("hello");
-            request.system_context = Some(format!("Be kind.\n\n{ago}"));
-            request.passing_context = std::iter::once(8..10 + ago.len()).collect();
+            let passing = std::iter::once(8..10 + ago.len()).collect();
+            request.system_context = Some(SystemContext { text: format!("Be kind.\n\n{ago}"), passing });
             let resumed = note.is_some();
             request.session =
                 note.take().map(|note| ResumedSession { id: "s1".into(), note, ..ResumedSession::default() });

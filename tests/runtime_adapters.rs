@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bellhop::engine::cancel::{CancelReason, CancelToken};
-use bellhop::engine::ports::{ErrorClass, ResumedSession, RunResult, Runtimes};
+use bellhop::engine::ports::{ErrorClass, ResumedSession, RunResult, Runtimes, SystemContext};
 use bellhop::message::{BlockKind, TrustLevel};
 use bellhop::runtime::process::Process;
 use bellhop::runtime::settings::{Permission, PromptVia};
@@ -300,8 +300,8 @@ fn what_is_about_the_moment_does_not_grow_a_thread_of_codex() {
     let mut request = cli.request("hi");
     let mut note = None;
     for ago in ["1m ago", "2m ago", "3m ago"] {
-        request.system_context = Some(format!("You are Porter.\n\n{ago}\n\nSkills"));
-        request.passing_context = std::iter::once(15..15 + 2 + ago.len()).collect();
+        let passing = std::iter::once(15..15 + 2 + ago.len()).collect();
+        request.system_context = Some(SystemContext { text: format!("You are Porter.\n\n{ago}\n\nSkills"), passing });
         let (result, _) = cli.run_to_end(&request);
         assert_eq!(result.text, "ok", "{:?}", result.error);
         assert_eq!(cli.get("context"), "You are Porter.\n\nSkills");
@@ -322,7 +322,7 @@ fn conversations_of_one_agent_never_see_each_others_context() {
         cli.plays(&format!("sleep 0.1\ncp {file} \"$dir/context.$BELLHOP_TURN\"\n{}", success(runtime)));
         let run = |name: String| {
             let mut request = cli.request("hi");
-            request.system_context = Some(format!("secret of {name}"));
+            request.system_context = Some(format!("secret of {name}").into());
             let (result, _) = cli.run_to_end(&request);
             assert_eq!(result.text, "ok", "{runtime}: {:?}", result.error);
             let seen = cli.get(&format!("context.{}", request.turn_id));
@@ -382,7 +382,7 @@ fn a_long_system_prompt_of_claude_goes_in_a_private_file() {
         success("claude-code")
     ));
     let mut request = cli.request("hi");
-    request.system_context = Some("long ".repeat(30_000));
+    request.system_context = Some("long ".repeat(30_000).into());
     let (result, _) = cli.run_to_end(&request);
     assert_eq!(result.text, "ok", "{:?}", result.error);
     assert_eq!(cli.get("system"), "long ".repeat(30_000));

@@ -58,7 +58,7 @@ fn run_request(input: &Value) -> RunRequest {
     request.cwd = PathBuf::from(str_of(input, "cwd"));
     request.session = input["sessionId"].as_str().map(|id| ResumedSession { id: id.into(), ..Default::default() });
     request.trust = serde_json::from_value::<TrustLevel>(input["trustLevel"].clone()).unwrap();
-    request.system_context = input["systemContext"].as_str().map(str::to_owned);
+    request.system_context = input["systemContext"].as_str().map(Into::into);
     if let Some(rules) = input.get("systemRules") {
         request.system_rules = serde_json::from_value(rules.clone()).unwrap();
     }
@@ -75,12 +75,12 @@ fn argv(input: &Value) -> Value {
     let request = run_request(input);
     let (binary, (args, _)) = match str_of(input, "runtime") {
         "claude-code" => {
-            let system = context_file::prepend(request.system_context.as_deref(), &request.system_rules);
+            let system = context_file::prepend(request.context(), &request.system_rules);
             let system = system.as_deref().map_or(SystemPrompt::None, SystemPrompt::Inline);
             ("claude", claude_code::arguments(&request, &settings, system))
         }
         "codex" => ("codex", codex::arguments(&request, &settings)),
-        "gemini" => ("gemini", gemini::arguments(&request, &settings, request.system_context.as_deref())),
+        "gemini" => ("gemini", gemini::arguments(&request, &settings, request.context())),
         "kimi-cli" => return kimi_argv(input, &request),
         other => panic!("unknown runtime {other}"),
     };
@@ -91,7 +91,7 @@ fn argv(input: &Value) -> Value {
 fn kimi_argv(input: &Value, request: &RunRequest) -> Value {
     assert_eq!(str_of(input, "flavour"), "legacy");
     let session = request.session.as_ref().unwrap();
-    let prompt = kimi::prompt(request.system_context.as_deref(), &request.text);
+    let prompt = kimi::prompt(request.context(), &request.text);
     let extra = extra_args::kimi_legacy(&request.extra_args);
     let args = kimi::legacy_args(None, &session.id, extra, &prompt);
     json!({"argv": std::iter::once("kimi".to_owned()).chain(args).collect::<Vec<_>>()})

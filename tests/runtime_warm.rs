@@ -184,7 +184,7 @@ fn what_is_fixed_at_the_start_makes_a_new_process_that_resumes() {
 fn a_large_system_prompt_is_a_file_as_long_as_the_process_lives() {
     let world = World::new(ANSWER);
     let mut request = world.cli.request("a");
-    request.system_context = Some("x".repeat(150_000));
+    request.system_context = Some("x".repeat(150_000).into());
     world.run(&request);
     let start = world.lines("starts").remove(0);
     let file = start.split_whitespace().skip_while(|a| *a != "--append-system-prompt-file").nth(1).unwrap().to_owned();

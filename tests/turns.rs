@@ -671,7 +671,7 @@ fn s69_the_system_context_reaches_the_runtime_when_there_is_one() {
         let prompts = FakePrompts { context: Box::new(move || context.map(String::from)), ..FakePrompts::default() };
         let h = Harness::build("s69", Build { prompts, ..Build::default() });
         h.handle(message("m", "hello"));
-        assert_eq!(h.runtime.runs.all()[0].system_context.as_deref(), expected);
+        assert_eq!(h.runtime.runs.all()[0].context(), expected);
     }
 }
 
@@ -1041,7 +1041,7 @@ fn a_context_in_time_is_used_though_the_rules_do_not_come() {
     let h = Harness::build("late-rules", Build { prompts, settings, ..Build::default() });
     h.handle(message("1", "one"));
     let runs = h.runtime.runs.all();
-    assert_eq!((runs[0].system_context.as_deref(), runs[0].system_rules.len()), (Some("in time"), 0));
+    assert_eq!((runs[0].context(), runs[0].system_rules.len()), (Some("in time"), 0));
     drop(release);
     h.stop();
 }

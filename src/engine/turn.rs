@@ -260,8 +260,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         redact::preview(&composed)
     );
     turn.signals.begin();
-    let Built { context, rules: system_rules } = context::build(core, turn);
-    let (system_context, passing_context) = context.map(|c| (c.text, c.passing)).unzip();
+    let Built { context: system_context, rules: system_rules } = context::build(core, turn);
     let runtime = match core.runtimes.get(&turn.runtime) {
         Ok(runtime) => runtime,
         Err(message) => return Some(Run::Threw(Thrown::new(message))),
@@ -295,7 +294,6 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         trust: turn.trust(),
         from_owner: turn.message.is_owner_chat(),
         system_context,
-        passing_context: passing_context.unwrap_or_default(),
         system_rules,
         budget: turn.budget,
         gateway: turn.route.gateway.clone(),

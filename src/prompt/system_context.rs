@@ -360,8 +360,7 @@ mod tests {
                 loop_risk: digest.map(|_| "loop".to_owned()),
                 ..Blocks::default()
             };
-            let context = blocks.assemble().unwrap();
-            SystemContext::split(&context.text, &context.passing)
+            blocks.assemble().unwrap().split()
         };
         let (lasting, passing) = context("group", true, Some("5m ago"));
         assert_eq!(passing, "mentioned: true\n\n5m ago\n\nloop");

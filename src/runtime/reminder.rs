@@ -34,10 +34,13 @@ pub struct Told {
 impl Told {
     /// Of this run.
     pub fn of(request: &RunRequest) -> Self {
-        let context = request.system_context.as_deref();
-        let (lasting, passing) = SystemContext::split(context.unwrap_or_default(), &request.passing_context);
+        let (lasting, passing) = request.system_context.as_ref().map(SystemContext::split).unwrap_or_default();
         let lasting = context_file::prepend(Some(&lasting), &request.system_rules);
-        Self { whole: context_file::prepend(context, &request.system_rules), passing, mark: mark(lasting.as_deref()) }
+        Self {
+            whole: context_file::prepend(request.context(), &request.system_rules),
+            passing,
+            mark: mark(lasting.as_deref()),
+        }
     }
 
     /// The user turn for a session that knows what lasts already, or does not know it as it is now.

@@ -26,7 +26,6 @@ pub(crate) fn request(text: &str) -> RunRequest {
         trust: TrustLevel::Trusted,
         from_owner: false,
         system_context: None,
-        passing_context: Vec::new(),
         system_rules: Vec::new(),
         budget: Budget::default(),
         gateway: None,

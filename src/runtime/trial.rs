@@ -113,7 +113,6 @@ fn request(cwd: &Path) -> RunRequest {
         trust: TrustLevel::Owner,
         from_owner: true,
         system_context: None,
-        passing_context: Vec::new(),
         system_rules: Vec::new(),
         budget: Budget::default(),
         gateway: None,

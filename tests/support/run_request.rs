@@ -23,7 +23,6 @@ pub fn request(text: &str) -> RunRequest {
         trust: TrustLevel::Trusted,
         from_owner: false,
         system_context: None,
-        passing_context: Vec::new(),
         system_rules: Vec::new(),
         budget: Budget::default(),
         gateway: None,

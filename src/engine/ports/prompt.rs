@@ -75,22 +75,22 @@ pub struct SystemContext {
     pub passing: Vec<Range<usize>>,
 }
 
-impl From<String> for SystemContext {
-    fn from(text: String) -> Self {
-        Self { text, passing: Vec::new() }
+impl<T: Into<String>> From<T> for SystemContext {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), passing: Vec::new() }
     }
 }
 
 impl SystemContext {
     /// What lasts, and what does not; both may be empty.
-    pub fn split(text: &str, passing: &[Range<usize>]) -> (String, String) {
+    pub fn split(&self) -> (String, String) {
         let (mut lasting, mut now, mut at) = (String::new(), Vec::new(), 0);
-        for part in passing {
-            lasting.push_str(text.get(at..part.start).unwrap_or_default());
-            now.extend(text.get(part.clone()).map(str::trim));
+        for part in &self.passing {
+            lasting.push_str(self.text.get(at..part.start).unwrap_or_default());
+            now.extend(self.text.get(part.clone()).map(str::trim));
             at = part.end;
         }
-        lasting.push_str(text.get(at..).unwrap_or_default());
+        lasting.push_str(self.text.get(at..).unwrap_or_default());
         (lasting.trim().to_owned(), now.join("\n\n"))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::SystemContext;
 use crate::engine::cancel::CancelToken;
 use crate::message::{Attachment, Block, Budget, ConversationKind, Status, TrustLevel};
 
@@ -136,9 +137,7 @@ pub struct RunRequest {
     /// Whether the message came from the agent's owner.
     pub from_owner: bool,
     /// Context for the system prompt; fresh for every run.
-    pub system_context: Option<String>,
-    /// See [`SystemContext::passing`](super::SystemContext::passing).
-    pub passing_context: Vec<std::ops::Range<usize>>,
+    pub system_context: Option<SystemContext>,
     /// Rules of the room.
     pub system_rules: Vec<SystemRule>,
     /// Limits.
@@ -151,6 +150,13 @@ pub struct RunRequest {
     pub env: Vec<(String, String)>,
     /// Files that came with the message.
     pub attachments: Vec<Attachment>,
+}
+
+impl RunRequest {
+    /// The whole context.
+    pub fn context(&self) -> Option<&str> {
+        self.system_context.as_ref().map(|context| context.text.as_str())
+    }
 }
 
 /// Tokens of one turn.

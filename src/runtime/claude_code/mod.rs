@@ -79,8 +79,7 @@ impl Cli for ClaudeCode {
 
 /// The system prompt.
 fn system_text(request: &RunRequest) -> Option<String> {
-    context_file::prepend(request.system_context.as_deref(), &request.system_rules)
-        .map(|text| text.replace('\0', "\u{fffd}"))
+    context_file::prepend(request.context(), &request.system_rules).map(|text| text.replace('\0', "\u{fffd}"))
 }
 
 /// What its environment has and has not.

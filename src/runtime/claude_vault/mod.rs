@@ -281,8 +281,8 @@ impl Cli for VaultCli {
         let turn = self.agents.turn(request).map_err(refused)?;
         let io = |what: &str, e: std::io::Error| refused(format!("{ID}: cannot write {what}: {e}"));
         let mcp = files::write_mcp(&turn).map_err(|e| io("the MCP configuration", e))?;
-        let system = files::write_system_prompt(&turn.private, request.system_context.as_deref())
-            .map_err(|e| io("the system prompt", e))?;
+        let system =
+            files::write_system_prompt(&turn.private, request.context()).map_err(|e| io("the system prompt", e))?;
         if turn.private_home {
             files::seed_home(&turn.private, &request.cwd, &turn.servers).map_err(|e| io("the private home", e))?;
         }

@@ -62,7 +62,7 @@ impl Cli for Codex {
 
 /// The context as it lasts, and what of it is about this moment only.
 fn context(request: &RunRequest) -> (String, String) {
-    SystemContext::split(request.system_context.as_deref().unwrap_or_default(), &request.passing_context)
+    request.system_context.as_ref().map(SystemContext::split).unwrap_or_default()
 }
 
 /// The arguments after `codex`, and what it reads.

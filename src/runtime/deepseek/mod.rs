@@ -200,7 +200,7 @@ impl DeepSeek {
 
 /// The thread to work in, made or brought up to date.
 fn thread(request: &RunRequest, server: &Server, manner: Manner<'_>) -> Result<String, HttpError> {
-    let context = context_file::prepend(request.system_context.as_deref(), &request.system_rules);
+    let context = context_file::prepend(request.context(), &request.system_rules);
     let Some(session) = &request.session else {
         let workspace = request.cwd.display().to_string();
         let new = NewThread { workspace: &workspace, manner, archived: false, system_prompt: context.as_deref() };

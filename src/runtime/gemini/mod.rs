@@ -35,11 +35,8 @@ impl Cli for Gemini {
         // GEMINI.md is read afresh at every start and not stored in the session, so that context and rules
         // that changed replace the old ones there. In the prompt they would stay.
         let held = write_context(request, cancel);
-        let prefix = if held.is_some() {
-            None
-        } else {
-            context_file::prepend(request.system_context.as_deref(), &request.system_rules)
-        };
+        let prefix =
+            if held.is_some() { None } else { context_file::prepend(request.context(), &request.system_rules) };
         let (args, stdin) = arguments(request, settings, prefix.as_deref());
         let mut env = Changes::default();
         env.set("FORCE_COLOR", "0");
@@ -61,8 +58,8 @@ fn write_context(request: &RunRequest, cancel: &CancelToken) -> Option<Held> {
     let cwd = request.cwd.canonicalize().unwrap_or_else(|_| request.cwd.clone());
     let path = cwd.join("GEMINI.md");
     // `@path` in that file is replaced by the content of that file, and context holds names that strangers chose.
-    let body = context_file::prepend(request.system_context.as_deref(), &request.system_rules)
-        .map(|body| prompt_text::escape_mentions(&body));
+    let body =
+        context_file::prepend(request.context(), &request.system_rules).map(|body| prompt_text::escape_mentions(&body));
     let held = context_file::lock(&path, cancel)?;
     match held.write_section(body.as_deref()) {
         Ok(_) => Some(held),

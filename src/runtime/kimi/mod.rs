@@ -112,7 +112,7 @@ impl Cli for Kimi {
         let mark = reminder::mark(rules.as_deref());
         let first = request.session.as_ref().map(|s| s.note.clone().unwrap_or_else(|| mark.clone()));
         let news = rules.filter(|_| flavour == Flavour::Modern && first.as_ref().is_some_and(|first| *first != mark));
-        let context = request.system_context.clone().filter(|c| !c.trim().is_empty());
+        let context = request.context().filter(|c| !c.trim().is_empty()).map(str::to_owned);
         let context: Vec<String> = news.into_iter().chain(context).collect();
         let context = (!context.is_empty()).then(|| context.join("\n\n"));
 
