@@ -17,8 +17,8 @@ use serde_json::json;
 
 use crate::Failure;
 
-/// What it takes for a turn when the prompt says nothing else.
-const WORK_MS: u64 = 2;
+/// How long it sleeps when the prompt says nothing else, in milliseconds.
+const WORK_MS: f64 = 2.0;
 
 /// Whether this process was started as the CLI.
 pub fn is_meant(args: &[String]) -> bool {
@@ -48,12 +48,12 @@ fn turn(args: &[String]) -> Result<(), Failure> {
     if let Some(file) = word(&prompt, "bench-record=") {
         Recording::write(Path::new(file), args, &stdin)?;
     }
-    let work = word(&prompt, "bench-work=").and_then(|ms| ms.parse().ok()).unwrap_or(WORK_MS);
+    let work = word(&prompt, "bench-work=").and_then(|ms| ms.parse().ok()).unwrap_or(WORK_MS).clamp(0.0, 1e6);
     let resumed = args.iter().position(|a| a == "--resume").and_then(|at| args.get(at + 1)).cloned();
     let session = resumed.unwrap_or_else(|| format!("00000000-0000-4000-8000-{:012x}", std::process::id()));
     let say = |event: serde_json::Value| std::io::stdout().write_all(format!("{event}\n").as_bytes());
     say(json!({"type": "system", "subtype": "init", "session_id": session, "model": "fake", "tools": []}))?;
-    std::thread::sleep(Duration::from_millis(work));
+    std::thread::sleep(Duration::from_secs_f64(work / 1e3));
     let usage = json!({"input_tokens": 10, "output_tokens": 5});
     say(json!({"type": "assistant", "session_id": session,
                "message": {"model": "fake", "content": [{"type": "text", "text": "done"}], "usage": usage}}))?;
