@@ -1,7 +1,7 @@
 //! Tells the linker to put together what the daemon runs when it is at rest; `resident.ld` says why.
 //!
 //! Only for releases, and only where the linker takes such a script: a small program is linked with it first. Without
-//! it the program is the same but for the order of its functions, and takes 3 MB more of memory.
+//! it the program is the same but for the order of its functions, and takes 2 MB more of memory.
 
 use std::env::var;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn main() {
             println!("cargo:rustc-link-arg-bin=bellhop={arg}");
         }
     } else {
-        println!("cargo:warning=the linker takes no script: the daemon will need 3 MB more memory");
+        println!("cargo:warning=the linker takes no script: the daemon will need 2 MB more memory");
     }
 }
 
