@@ -21,6 +21,7 @@ use bellhop::link::botcord_control::gate::{Gate, Step};
 use bellhop::link::botcord_control::replay::Replay;
 use bellhop::link::botcord_control::ring::KeyRing;
 use bellhop::link::botcord_control::{identity, user_auth, wake};
+use bellhop::net::url;
 use bellhop::runtime::acp::messages::{Prompted, SessionOpened};
 use bellhop::runtime::acp::permission::PermissionRequest;
 use bellhop::runtime::acp::rpc::{self, Incoming};
@@ -203,7 +204,10 @@ pub fn frames(data: &[u8]) {
 pub fn credentials(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     match fields::parse(&text) {
-        Ok(credentials) => assert!(!credentials.agent_id.is_empty() && !credentials.hub_url.ends_with('/')),
+        Ok(credentials) => {
+            assert!(!credentials.agent_id.is_empty());
+            assert!(url::socket(&credentials.hub_url, "/hub/ws").is_ok());
+        }
         Err(problem) => assert!(!problem.as_str().is_empty()),
     }
     if let Ok(auth) = user_auth::parse(data, "2026-01-01T00:00:00.000Z") {
