@@ -8,10 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::channel::manager::{Backoff, ChannelStatus, Effect, Event, Supervised};
-use crate::crypto;
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::now_ms;
 use crate::engine::ports::{Exit, Lifecycle};
+use crate::net::dice::Dice;
 use crate::thread;
 
 /// How long a channel may take to end.
@@ -210,8 +210,7 @@ fn supervise(inner: &Inner, entry: &Entry, stop: &CancelToken) {
 
 /// Between -0.2 and 0.2, so that channels which failed together do not come back together.
 fn jitter() -> f64 {
-    let [byte] = crypto::random::<1>();
-    f64::from(byte) / 255.0 * 0.4 - 0.2
+    Dice::default().roll() * 0.4 - 0.2
 }
 
 #[cfg(test)]

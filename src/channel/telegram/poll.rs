@@ -17,12 +17,12 @@ use super::media;
 use super::send::Sender;
 use super::state::{Kept, Stranger};
 use super::update::{self, Bot, For, Letter};
-use crate::crypto;
 use crate::engine::Acceptance;
 use crate::engine::cancel::CancelToken;
 use crate::engine::now_ms;
 use crate::engine::ports::{Acceptor, ChannelNews, Exit};
 use crate::message::Inbound;
+use crate::net::dice::Dice;
 use crate::text;
 
 /// For the question who the bot is.
@@ -267,8 +267,7 @@ fn wait(failures: u32, error: &ApiError) -> Duration {
     if let ApiError::Limited(after) = error {
         return *after;
     }
-    let [byte] = crypto::random::<1>();
-    doubled(FIRST_WAIT, failures).mul_f64(0.8 + 0.4 * f64::from(byte) / 255.0)
+    doubled(FIRST_WAIT, failures).mul_f64(0.8 + 0.4 * Dice::default().roll())
 }
 
 fn doubled(first: Duration, failures: u32) -> Duration {
