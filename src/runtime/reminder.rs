@@ -1,7 +1,7 @@
 //! Context for CLIs without a system prompt: a marked part in front of what the person said.
 
 use crate::crypto::short_hash;
-use crate::engine::ports::{RunRequest, SystemContext};
+use crate::engine::ports::RunRequest;
 use crate::runtime::context_file;
 
 /// The text with a reminder in front; a blank one adds nothing.
@@ -34,7 +34,7 @@ pub struct Told {
 impl Told {
     /// Of this run.
     pub fn of(request: &RunRequest) -> Self {
-        let (lasting, passing) = request.system_context.as_ref().map(SystemContext::split).unwrap_or_default();
+        let (lasting, passing) = request.split_context();
         let lasting = context_file::prepend(Some(&lasting), &request.system_rules);
         Self {
             whole: context_file::prepend(request.context(), &request.system_rules),

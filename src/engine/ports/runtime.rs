@@ -157,6 +157,11 @@ impl RunRequest {
     pub fn context(&self) -> Option<&str> {
         self.system_context.as_ref().map(|context| context.text.as_str())
     }
+
+    /// What of it lasts, and what is about this moment only; see [`SystemContext::split`].
+    pub fn split_context(&self) -> (String, String) {
+        self.system_context.as_ref().map(SystemContext::split).unwrap_or_default()
+    }
 }
 
 /// Tokens of one turn.

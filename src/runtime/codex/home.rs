@@ -50,7 +50,7 @@ pub(super) fn prepare(
     if let Err(e) = link_login(&settings.user_home.join(".codex/auth.json"), &home.join("auth.json")) {
         log::warn!("codex.login_link_failed home={} error={e}", home.display());
     }
-    let (lasting, _) = super::context(request);
+    let (lasting, _) = request.split_context();
     let text = context_file::prepend(Some(&lasting), &request.system_rules).unwrap_or_default();
     let held = context_file::lock(&home.join("AGENTS.md"), cancel);
     let written = held.as_ref().map(|held| held.write(&text));

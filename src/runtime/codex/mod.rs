@@ -7,7 +7,7 @@ pub use events::Parser;
 pub use home::context_versions;
 
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{ResumedSession, RunRequest, SystemContext, Thrown};
+use crate::engine::ports::{ResumedSession, RunRequest, Thrown};
 use crate::message::TrustLevel;
 use crate::runtime::environ::Changes;
 use crate::runtime::extra_args;
@@ -60,15 +60,10 @@ impl Cli for Codex {
     }
 }
 
-/// The context as it lasts, and what of it is about this moment only.
-fn context(request: &RunRequest) -> (String, String) {
-    request.system_context.as_ref().map(SystemContext::split).unwrap_or_default()
-}
-
 /// The arguments after `codex`, and what it reads.
 pub fn arguments(request: &RunRequest, settings: &RuntimeSettings) -> (Vec<Arg>, Stdin) {
     let owner = request.from_owner || request.trust == TrustLevel::Owner;
-    let (_, passing) = context(request);
+    let (_, passing) = request.split_context();
     let prompt = prompt_text::prepare(ID, &reminder::prefix(Some(&passing), &request.text), owner);
     let extra = extra_args::codex(&request.extra_args);
     let mut args: Vec<Arg> = vec!["exec".into()];
