@@ -59,7 +59,9 @@ pub fn store(world: &mut World, parcel: Parcel) -> (String, Option<String>) {
             };
             world.messages.push(message);
             for about in [text_of("trace_id"), text_of("reply_to")] {
-                world.bells.get(&about).inspect(|bell| bell.notify_all());
+                if let Some(bell) = world.bells.get(&about) {
+                    bell.notify_all();
+                }
             }
             let index = world.messages.len() - 1;
             world.by_msg_id.insert(msg_id.clone(), index);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ impl Shared {
     /// A look at the world; changes that others wait for are made with [`Self::change`].
     pub fn look(&self) -> MutexGuard<'_, World> {
         // A test that fails inside a look must not make the hub fail, too.
-        self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the world, then tells all who wait, sockets included.
@@ -123,10 +123,7 @@ impl Shared {
 
 /// Waits for a bell, at most so long.
 pub fn wait_for<'a>(bell: &Condvar, world: MutexGuard<'a, World>, limit: Duration) -> MutexGuard<'a, World> {
-    match bell.wait_timeout(world, limit) {
-        Ok((world, _)) => world,
-        Err(poisoned) => poisoned.into_inner().0,
-    }
+    bell.wait_timeout(world, limit).unwrap_or_else(PoisonError::into_inner).0
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {

@@ -59,8 +59,12 @@ impl Hub {
     /// waits so, and however many do cost the hub no more than one.
     pub fn wait_answer(&self, said: &Said) -> Value {
         let ids = [&said.msg_id, &said.hub_msg_id];
-        let bell = self.shared.look().bells.entry(said.msg_id.clone()).or_default().clone();
-        self.shared.look().bells.insert(said.hub_msg_id.clone(), bell.clone());
+        let bell = {
+            let bells = &mut self.shared.look().bells;
+            let bell = bells.entry(said.msg_id.clone()).or_default().clone();
+            bells.insert(said.hub_msg_id.clone(), bell.clone());
+            bell
+        };
         let first = |world: &World| answers(world, said).first().map(|message| message.envelope.clone());
         let what = format!("an answer to {}", said.msg_id);
         let answer = self.wait_with(&what, first, |world, limit| wait_for(&bell, world, limit));
