@@ -3,6 +3,7 @@
 # To be run when the code has changed a lot, on x86_64. Needs cargo, gcc with the static C library, and valgrind; takes as
 # long as two release builds and four minutes.
 set -euo pipefail
+export LC_ALL=C
 cd "$(dirname "$0")/.."
 
 work=$(mktemp -d)
@@ -32,12 +33,11 @@ EOF
     rm "$work"/ran.*
     awk 'NR == FNR { ran[$1]; next } { at[$3] = $1 } $3 in ran { hot[$1] } END { for (n in at) if (at[n] in hot) print n }' \
         "$work/names" "$work/symbols" | grep '^_R' |
-        sed -E 's/Cs[A-Za-z0-9]+_/C*_/g; s/B[A-Za-z0-9]{0,3}_/B*_/g; s/\.[0-9]+$/.*/; s/^/*(.text./; s/$/)/' | LC_ALL=C sort -u
-    awk 'NR == FNR { ran[$1]; next } $2 in ran { print "*libc.a:" $1 "(.text .text.*)" }' "$work/names" "$work/members" |
-        LC_ALL=C sort -u
+        sed -E 's/Cs[A-Za-z0-9]+_/C*_/g; s/B[A-Za-z0-9]{0,3}_/B*_/g; s/\.[0-9]+$/.*/; s/^/*(.text./; s/$/)/' | sort -u
+    awk 'NR == FNR { ran[$1]; next } $2 in ran { print "*libc.a:" $1 "(.text .text.*)" }' "$work/names" "$work/members" | sort -u
 }
-{ ran idle && ran hub-idle; } | LC_ALL=C sort -u >"$work/resident"
-ran hub-turn --quick | LC_ALL=C comm -13 "$work/resident" - >"$work/working"
+{ ran idle && ran hub-idle; } | sort -u >"$work/resident"
+ran hub-turn --quick | comm -13 "$work/resident" - >"$work/working"
 
 section() {
     echo "  $1 : {"
