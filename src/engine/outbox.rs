@@ -267,13 +267,11 @@ fn resolve(core: &Arc<Core>, item: Item, result: Result<Option<String>, String>)
         records::said(core, &out, failure.as_deref());
     }
     let waiter = core.outbox.waiters.lock().unwrap_or_else(PoisonError::into_inner).remove(&out.id);
-    let told = || match &failure {
+    let end = || match &failure {
         Some(why) => Err(why.clone()),
         None => Ok(result.as_ref().ok().cloned().flatten()),
     };
-    if let Some((waiter, end)) = waiter.map(|w| (w, told())) {
-        let _ = waiter.try_send(end);
-    }
+    let told = waiter.map(|waiter| (waiter, end()));
     // Before the journal forgets the reply: a crash in between finds it there and looks into the transcript.
     if let Some(record) = record {
         let status = if failure.is_some() { Recorded::SendFailed } else { Recorded::Delivered };
@@ -297,6 +295,10 @@ fn resolve(core: &Arc<Core>, item: Item, result: Result<Option<String>, String>)
             dead::keep_reply(core, &entries, &out, &format!("the reply could not be delivered: {why}"));
             drop(core.journal.append(Record::Unsent { out: out.id, turn: out.turn_id, why }));
         }
+    }
+    // Not before the journal knows: whoever says the same again would be told that this one still waits.
+    if let Some((waiter, end)) = told {
+        let _ = waiter.try_send(end);
     }
     if !entries.is_empty() {
         settle(core, &channel, entries, settled);
