@@ -21,6 +21,9 @@ done
 text=$(cat | tr '\n' ' ')
 case $text in
   *fail*) echo '{"type":"result","subtype":"success","is_error":true,"result":"API Error: 529 overloaded","session_id":"'$session'"}'; exit 1;;
+  *talk*) echo '{"type":"system","subtype":"init","session_id":"'$session'"}'
+    echo '{"type":"assistant","message":{"id":"m1","content":[{"type":"text","text":"well"}]},"session_id":"'$session'"}'
+    exec sleep 300;;
   *sleep*) echo '{"type":"system","subtype":"init","session_id":"'$session'"}'; exec sleep 300;;
   *quiet*) echo '{"type":"result","subtype":"success","is_error":false,"result":"NO_REPLY","session_id":"'$session'"}'; exit 0;;
 esac
@@ -171,6 +174,17 @@ fn a_message_that_nobody_waits_for_is_answered_and_written_down() {
         assert!(std::time::Instant::now() < end, "never answered: {dump}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+#[test]
+fn a_turn_whose_chat_has_lost_its_reader_is_not_left_for_the_next_start() {
+    let machine = Machine::new(true);
+    let mut child = machine.command(&["chat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // Its first words find nobody, while it goes on.
+    drop(child.stdout.take());
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"talk, then sleep\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(machine.json(&["queue", "--json"])["messages"], serde_json::json!([]));
 }
 
 #[test]

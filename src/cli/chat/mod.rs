@@ -79,9 +79,10 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     if interactive {
         chat.greet(&connection)?;
     }
-    let exit = chat.talk(&lines()?, &signals, &events)?;
-    chat.leave(&connection)?;
-    Ok(exit)
+    let exit = chat.talk(&lines()?, &signals, &events);
+    let left = chat.leave(&connection);
+    let exit = exit?;
+    left.map(|()| exit)
 }
 
 struct Chat {
@@ -452,17 +453,16 @@ impl Chat {
     /// A turn that still runs goes on in the daemon; an engine inside this process ends with it, and a turn
     /// that nobody waits for is not left to surprise the next start.
     fn leave(&mut self, connection: &Connection) -> Result<(), Failure> {
+        // Before anything is written: the terminal may be what has gone.
+        if connection.is_in_process() {
+            for open in std::mem::take(&mut self.open) {
+                let _ = self.client.cancel(&open.id);
+            }
+        }
         if self.interactive {
             self.screen.leave()?;
         }
-        if self.open.is_empty() {
-            return Ok(());
-        }
-        if connection.is_in_process() {
-            for open in &self.open {
-                let _ = self.client.cancel(&open.id);
-            }
-        } else {
+        if !self.open.is_empty() {
             self.screen.remark("(the daemon goes on with what was asked)")?;
         }
         Ok(())
