@@ -232,9 +232,11 @@ impl<W: Write> Terminal<W> {
         }
         let (Some(marker), Some(since)) = (&self.marker, self.since) else { return Ok(()) };
         let text = format!("{marker} ... {}", elapsed(since.elapsed()));
-        self.out.write_all(b"\r\x1b[K")?;
+        // It never wraps: only the line on which the cursor stands can be drawn anew.
+        self.out.write_all(b"\r\x1b[K\x1b[?7l")?;
         self.drawn = true;
         self.ink(Ink::Dim, &text)?;
+        self.out.write_all(b"\x1b[?7h")?;
         self.out.flush()
     }
 
@@ -401,7 +403,7 @@ mod tests {
     fn a_live_line_is_gone_before_words_come() {
         let can = Abilities { colour: false, live: true };
         let text = shown(can, &[started(), block(BlockKind::AssistantText, Some("hi"), None, None, false)]);
-        assert_eq!(text, "\r\x1b[Kcodex works ... 0 s\r\x1b[Khi");
+        assert_eq!(text, "\r\x1b[K\x1b[?7lcodex works ... 0 s\x1b[?7h\r\x1b[Khi");
     }
 
     #[test]

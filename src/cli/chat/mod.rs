@@ -9,6 +9,7 @@ mod spent;
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Stdout};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select_biased};
@@ -26,6 +27,7 @@ use super::output;
 use super::signals;
 use super::status;
 use super::terminal::{Abilities, Terminal};
+use crate::config::{Home, load};
 use crate::engine::ports::TurnStatus;
 use crate::serve::client::{Client, ClientError};
 use crate::serve::wire::{
@@ -77,7 +79,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         echo_noted: false,
     };
     if interactive {
-        chat.greet(&connection)?;
+        chat.greet(&connection, &context.home)?;
     }
     let exit = chat.talk(&lines()?, &signals, &events);
     let left = chat.leave(&connection);
@@ -148,12 +150,22 @@ impl Typed {
 }
 
 impl Chat {
-    fn greet(&mut self, connection: &Connection) -> Result<(), Failure> {
+    fn greet(&mut self, connection: &Connection, home: &Home) -> Result<(), Failure> {
         let agent = self.template.agent.as_deref().unwrap_or("The agent");
-        let place = self.template.cwd.as_deref().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let place = self.place(home).map(|dir| format!(" works in {}", dir.display())).unwrap_or_default();
         let end = if connection.is_in_process() { " No daemon runs, so it ends with this chat." } else { "" };
-        self.screen.remark(&output::neutral(&format!("{agent} works in {place}.{end} /help for help.")))?;
+        self.screen.remark(&output::neutral(&format!("{agent}{place}.{end} /help for help.")))?;
         Ok(())
+    }
+
+    /// Where the agent works, as far as can be told from here.
+    fn place(&self, home: &Home) -> Option<PathBuf> {
+        let named = self.template.agent.as_deref();
+        let own = || {
+            let agents = load::load(&home.config()).ok()?.local_agents;
+            agents.into_iter().find(|agent| named.is_none_or(|name| agent.name == name))?.cwd
+        };
+        self.template.cwd.clone().or_else(own).or_else(|| self.template.typed_in.clone())
     }
 
     /// The loop: until end of input, `/quit`, or a second interruption.
