@@ -97,9 +97,10 @@ fn json_says_everything() {
 #[test]
 fn a_time_limit_cancels_the_message() {
     let daemon = EchoDaemon::start();
-    // A turn that was cancelled from here because its time was up.
-    let ran = daemon.place.run(&["send", "--timeout", "1", "hang"]);
-    assert!(ran.code == Some(124) || ran.code == Some(1), "{ran:?}");
+    // A turn that was cancelled from here because its time was up, as one that waits for another is.
+    let ran = daemon.place.run(&["send", "--json", "--timeout", "1", "hang"]);
+    assert_eq!(ran.code, Some(124), "{ran:?}");
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap()["status"], "timeout");
     let id = daemon.agent.submitted.lock().unwrap()[0].id.clone().unwrap();
     assert_eq!(*daemon.agent.asked.lock().unwrap(), [format!("cancel {id}")]);
 }

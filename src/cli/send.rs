@@ -99,7 +99,13 @@ fn converse(
         let time_is_up = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         select_biased! {
             recv(reports) -> report => return match report {
-                Ok(Ok(report)) => Ok((accepted, Outcome::Report(report))),
+                Ok(Ok(mut report)) => {
+                    // Cancelled from here, while it waited for its turn: what has ended it is the time limit.
+                    if gone == Some(true) && report.status == TurnStatus::Cancelled {
+                        report.status = TurnStatus::Timeout;
+                    }
+                    Ok((accepted, Outcome::Report(report)))
+                }
                 Ok(Err(error)) => Err(error.into()),
                 Err(_) => Err(Failure::new("the daemon's account of the turn ended early")),
             },
