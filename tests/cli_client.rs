@@ -4,6 +4,9 @@
 #[allow(dead_code)]
 mod echo_daemon;
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -122,6 +125,64 @@ fn an_interruption_cancels_the_turn() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), "bellhop: the turn was cancelled\n"));
+}
+
+#[test]
+fn a_reply_is_awaited_where_there_is_no_place_for_another_watcher() {
+    let daemon = EchoDaemon::start();
+    let hangs = daemon.place.run(&["send", "--no-wait", "hang"]).out;
+    let watch = || {
+        let mut stream = UnixStream::connect(daemon.place.home.join("daemon/bellhop.sock")).unwrap();
+        write!(stream, "GET /v1/messages/{}/events HTTP/1.1\r\nHost: x\r\n\r\n", hangs.trim()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        (String::from_utf8_lossy(&status).into_owned(), stream)
+    };
+    let held: Vec<_> = (0..24).map(|_| watch()).collect();
+    assert!(held.iter().all(|(status, _)| status == "HTTP/1.1 200"), "{held:?}");
+    assert_eq!(watch().0, "HTTP/1.1 503");
+    let ran = daemon.place.run(&["send", "hello"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "hello\n", ""));
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_keeps_nobody_from_leaving() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.home.join("daemon/bellhop.sock")).unwrap();
+    for command in ["send", "chat"] {
+        let input = place.home.join("input");
+        std::fs::write(&input, "hello\n").unwrap();
+        let args: &[&str] = if command == "send" { &["send", "hello"] } else { &["chat"] };
+        let mut child = place.command(args).stdin(std::fs::File::open(input).unwrap()).spawn().unwrap();
+        // It has sent its message, and waits.
+        let held = loop {
+            let (mut stream, _) = listener.accept().unwrap();
+            if stream.read(&mut [0; 4096]).unwrap() > 0 {
+                break stream;
+            }
+        };
+        let pid = rustix::process::Pid::from_child(&child);
+        let status = loop {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+            std::thread::sleep(Duration::from_millis(100));
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+        };
+        assert_eq!(status.signal(), Some(2), "{command}: {status:?}");
+        drop(held);
+    }
+}
+
+#[test]
+fn who_watches_the_status_sees_the_daemon_go_and_come() {
+    let place = Place::new();
+    let mut child = place.command(&["status", "--watch"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let shown = lines.map(Result::unwrap).filter(|line| line == "daemon: stopped").take(2).count();
+    assert_eq!(shown, 2, "it goes on");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

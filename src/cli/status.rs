@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::output::{ago, is_live, neutral, one_line, say, say_json, span, table};
+use super::output::{ago, complain, is_live, neutral, one_line, say, say_json, span, table};
 use super::signals;
 use super::stored::Stored;
 use super::{Context, connect, hub_login, stop};
@@ -49,7 +49,11 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         if clear {
             say("\x1b[H\x1b[2J")?;
         }
-        show()?;
+        match show() {
+            // One that is started again is seen again.
+            Err(failure) if failure.exit == Exit::Unreachable => complain(&failure.message),
+            shown => drop(shown?),
+        }
         match signals.recv_timeout(Duration::from_secs(1)) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return Ok(Exit::Ok),

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::{Client, ClientError, FIRST_PAUSE, message_path, read_once, understand};
 use crate::serve::sse;
-use crate::serve::wire::Event;
+use crate::serve::wire::{ErrorKind, Event, MessageState, State};
 
 /// The events of one message, ending after [`Event::Finished`]. Blocks until the next one comes.
 ///
+/// A daemon that has no place for another watcher is asked now and then until it has, or the message has ended.
 /// A connection that breaks is made again for up to [`super::ClientLimits::patience`] and goes on after the last
 /// event that was seen; no event is given twice (a turn that runs again after a restart has events of its
 /// own, beginning with another [`Event::Started`]). After an error the iterator has ended.
@@ -29,7 +30,12 @@ impl Events {
     pub(super) fn begin(client: Client, id: &str) -> Result<Self, ClientError> {
         let id = id.to_owned();
         let mut events = Self { client, id, last: None, stream: None, over: false, lost: None, pause: FIRST_PAUSE };
-        events.stream = Some(events.open()?);
+        match events.open() {
+            Ok(stream) => events.stream = Some(stream),
+            // The message is accepted: what may pass is waited out from the beginning.
+            Err(why) if why.may_pass() => {}
+            Err(why) => return Err(why),
+        }
         Ok(events)
     }
 
@@ -80,13 +86,23 @@ impl Events {
         }
     }
 
-    /// Waits and connects again, or says that it has waited long enough.
-    fn again(&mut self, mut why: ClientError) -> Result<(), ClientError> {
-        let since = *self.lost.get_or_insert_with(Instant::now);
+    /// Waits and connects again, or says that it has waited long enough. The end of the message, if that was seen
+    /// without a stream.
+    fn again(&mut self, mut why: ClientError) -> Result<Option<Event>, ClientError> {
+        let mut since = *self.lost.get_or_insert_with(Instant::now);
         self.stream = None;
         loop {
             if !why.may_pass() {
                 return Err(why);
+            }
+            // A daemon whose places for watchers are taken is there all the same, and can be asked for the end.
+            if why.kind() == Some(ErrorKind::Unavailable) {
+                since = Instant::now();
+                self.lost = Some(since);
+                if let Ok(MessageState { state: State::Done, report: Some(report), .. }) = self.client.message(&self.id)
+                {
+                    return Ok(Some(Event::Finished(Box::new(report))));
+                }
             }
             if since.elapsed() + self.pause > self.client.limits.patience {
                 return Err(ClientError::StillAccepted { id: self.id.clone(), why: Box::new(why) });
@@ -96,7 +112,7 @@ impl Events {
             match self.open() {
                 Ok(stream) => {
                     self.stream = Some(stream);
-                    return Ok(());
+                    return Ok(None);
                 }
                 Err(error) => why = error,
             }
@@ -109,16 +125,15 @@ impl Iterator for Events {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.over {
-            match self.read() {
-                Ok(event) => {
+            match self.read().map(Some).or_else(|why| self.again(why)) {
+                Ok(Some(event)) => {
                     self.over = matches!(event, Event::Finished(_));
                     return Some(Ok(event));
                 }
-                Err(why) => {
-                    if let Err(error) = self.again(why) {
-                        self.over = true;
-                        return Some(Err(error));
-                    }
+                Ok(None) => {}
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
                 }
             }
         }
