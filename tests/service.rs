@@ -234,6 +234,22 @@ fn a_crontab_gains_and_loses_two_lines() {
 }
 
 #[test]
+fn a_crontab_that_cannot_be_read_is_left_alone() {
+    let dir = TempDir::new("cron");
+    let table = dir.join("table");
+    let set = format!("cat >{}", table.display());
+    let list = |said: &str| format!("case \"$1\" in -l) echo {said} >&2; exit 1 ;; -) {set} ;; esac");
+    fake(&dir, "crontab", &list("input/output error"));
+    let done = service(&dir, &["install", "--cron"]);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(1) && said.contains("input/output error"), "{done:?}");
+    assert!(!table.exists(), "{}", read(&table));
+    fake(&dir, "crontab", &list("no crontab for me"));
+    out(&service(&dir, &["install", "--cron"]));
+    assert_eq!(read(&table).lines().count(), 4);
+}
+
+#[test]
 fn a_service_directory_for_s6_starts_the_daemon() {
     let dir = TempDir::new("s6");
     let place = dir.join("service/bellhop");
@@ -260,6 +276,14 @@ fn only_one_manager_at_a_time() {
     assert_eq!(service(&dir, &["print", "--cron", "--s6"]).status.code(), Some(2));
     assert_eq!(service(&dir, &["print", "--system", "--home", "/srv/x"]).status.code(), Some(2));
     assert!(out(&service(&dir, &["print", "--system"])).contains("User=bellhop\n"));
+    // The home that everything else is told of, too.
+    let by_variable =
+        |args: &[&str]| out(&bellhop(&dir).arg("service").args(args).stdout(Stdio::piped()).output().unwrap());
+    let home = format!("--home={}", dir.join("bh").display());
+    for manager in ["--user", "--cron", "--s6"] {
+        assert!(by_variable(&["print", manager]).contains(&home), "{manager}");
+    }
+    assert!(!by_variable(&["print", "--system"]).contains(&home));
 }
 
 #[test]

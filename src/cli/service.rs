@@ -15,7 +15,7 @@ use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{complain, say};
-use crate::config::paths::{own_uid, plain};
+use crate::config::paths::{HOME_VARIABLE, own_uid, plain};
 
 const SYSTEM_UNIT: &str = include_str!("../packaging/bellhop.service");
 const USER_UNIT: &str = include_str!("../packaging/bellhop.user.service");
@@ -56,8 +56,9 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         [manager] => manager,
         _ => return Err(Failure::usage("service takes one of --user, --system, --cron and --s6")),
     };
-    let home = args.home.is_some().then(|| context.home.root().to_owned());
-    if home.is_some() && manager == Manager::System {
+    let named = args.home.is_some() || std::env::var_os(HOME_VARIABLE).is_some_and(|home| !home.is_empty());
+    let home = (named && manager != Manager::System).then(|| context.home.root().to_owned());
+    if args.home.is_some() && manager == Manager::System {
         return Err(Failure::usage("the system's service keeps everything in /var/lib/bellhop; --home is not for it"));
     }
     let program = std::env::current_exe().map_err(|e| Failure::new(format!("own program not found: {e}")))?;
@@ -71,6 +72,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         }
         ("install", Manager::System) => {
             need_root()?;
+            seen_by_the_system(&program)?;
             write_own(Path::new(SYSUSERS_PATH), SYSUSERS, 0o644)?;
             call("systemd-sysusers", &[])?;
             install_unit(Path::new(SYSTEM_UNIT_PATH), &text, &[])
@@ -165,6 +167,18 @@ fn need_root() -> Result<(), Failure> {
         0 => Ok(()),
         _ => Err(Failure::new("a service of the system is installed by root; your own: --user")),
     }
+}
+
+/// The unit of the system hides these directories (`ProtectHome=`, `PrivateTmp=`): a program there never starts.
+fn seen_by_the_system(program: &Path) -> Result<(), Failure> {
+    if ["/home", "/root", "/run/user", "/tmp", "/var/tmp"].iter().all(|hidden| !program.starts_with(hidden)) {
+        return Ok(());
+    }
+    let program = program.display();
+    Err(Failure::new(format!(
+        "the system's service does not see {program}: put the program where all can run it, such as /usr/local/bin, and \
+         install the service with that one"
+    )))
 }
 
 /// Where the unit of the user belongs.
@@ -289,10 +303,20 @@ fn at(path: &Path, error: &io::Error) -> Failure {
 
 /// Puts the block into the user's crontab, in place of an older one; `None` takes it out.
 fn set_crontab(block: Option<&str>) -> Result<(), Failure> {
-    let listed = Command::new("crontab").arg("-l").stdin(Stdio::null()).output();
+    let listed = Command::new("crontab").arg("-l").env("LC_ALL", "C").stdin(Stdio::null()).output();
     let listed = listed.map_err(|e| Failure::new(format!("crontab cannot be run: {e}; is cron installed?")))?;
-    // A user without a crontab is told so with status 1.
-    let old = if listed.status.success() { listed.stdout } else { Vec::new() };
+    // A user without a crontab is told so with status 1, as of anything else that keeps it from being read.
+    let said = String::from_utf8_lossy(&listed.stderr);
+    let none = ["no crontab", "No such file"].iter().any(|words| said.contains(words));
+    let old = match listed.status.success() {
+        true => listed.stdout,
+        false if none => Vec::new(),
+        false => {
+            let said = super::output::one_line(&said, 300);
+            let status = listed.status;
+            return Err(Failure::new(format!("crontab -l failed ({status}): {said}; the crontab is left alone")));
+        }
+    };
     let old = String::from_utf8(old).map_err(|_| Failure::new("the crontab is not UTF-8; it is left alone"))?;
     let mut new = without_block(&old)?;
     new.push_str(block.unwrap_or(""));
@@ -364,6 +388,16 @@ mod tests {
         assert_eq!(without_block(&table).unwrap(), "MAILTO=me\n0 1 * * * x\n");
         assert_eq!(without_block("").unwrap(), "");
         assert!(without_block(&format!("{CRON_BEGIN}\n0 1 * * * x\n")).is_err(), "an open block");
+    }
+
+    #[test]
+    fn a_program_that_its_unit_hides_is_refused() {
+        for hidden in ["/root/.cargo/bin/bellhop", "/home/me/bellhop", "/tmp/bellhop"] {
+            assert!(seen_by_the_system(Path::new(hidden)).is_err(), "{hidden}");
+        }
+        for seen in ["/usr/local/bin/bellhop", "/opt/home/bellhop", "/rooted/bellhop"] {
+            assert!(seen_by_the_system(Path::new(seen)).is_ok(), "{seen}");
+        }
     }
 
     #[test]

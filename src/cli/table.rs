@@ -259,17 +259,30 @@ pub const COMMANDS: &[Command] = &[
         summary: "Have a service manager keep the daemon running",
         details: &[
             "Without a choice: systemd's manager of the system for root, that of the user for everybody else. The system's \
-             service runs as the user bellhop with everything in /var/lib/bellhop; a user's runs with the user's home, \
-             and ends with the last login unless the user lingers (loginctl enable-linger). Both tell systemd when they \
+             service runs as the user bellhop with everything in /var/lib/bellhop; a user's runs with the home \
+             that --home or BELLHOP_HOME names, else ~/.bellhop, and ends with the last login unless the user lingers \
+             (loginctl enable-linger). Both tell systemd when they \
              are ready and that they live, and are confined: they see no devices and the system read-only.",
             "--cron puts two lines into the user's crontab: one for the start of the machine, one that looks every five \
              minutes whether a daemon runs. --s6 writes a service directory with readiness notification; its run script \
-             serves runit, too, without --ready-fd. A file that bellhop has not written is left alone.",
+             serves runit, too, without --ready-fd. Neither starts or stops a daemon by itself: cron does within five \
+             minutes, s6 with its next scan, and a daemon that runs goes on when they are removed. A file that bellhop \
+             has not written is left alone.",
         ],
         verbs: &[
             Command { name: "print", summary: "Print what would be installed", options: SERVICE, ..EMPTY },
-            Command { name: "install", summary: "Install it, and start the daemon", options: SERVICE, ..EMPTY },
-            Command { name: "uninstall", summary: "Stop the daemon, and remove it", options: SERVICE, ..EMPTY },
+            Command {
+                name: "install",
+                summary: "Install it; systemd starts the daemon at once",
+                options: SERVICE,
+                ..EMPTY
+            },
+            Command {
+                name: "uninstall",
+                summary: "Remove it; systemd stops the daemon first",
+                options: SERVICE,
+                ..EMPTY
+            },
         ],
         ..EMPTY
     },
