@@ -188,6 +188,20 @@ fn a_turn_whose_chat_has_lost_its_reader_is_not_left_for_the_next_start() {
 }
 
 #[test]
+fn a_daemon_is_started_on_a_home_whose_name_is_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let machine = Machine::new(false);
+    let home = machine.dir.0.join(std::ffi::OsStr::from_bytes(b"h\xff"));
+    let run = |args: &[&str]| machine.command(args).env("BELLHOP_HOME", &home).output().unwrap();
+    let started = run(&["start", "--background"]);
+    assert!(started.status.success(), "{started:?}");
+    assert!(run(&["send", "--no-wait", "hello"]).status.success());
+    assert!(run(&["stop", "--wait"]).status.success());
+    let found: Vec<_> = fs::read_dir(&machine.dir.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(found.iter().filter(|name| name.as_bytes().starts_with(b"h")).count(), 1, "{found:?}");
+}
+
+#[test]
 fn one_home_has_one_daemon() {
     let machine = Machine::new(true);
     machine.start();

@@ -13,6 +13,7 @@ use super::host::Host;
 use super::output::{complain, say};
 use super::{Context, connect, finish, log, login, stop};
 use crate::config::cloud::{self, Cloud};
+use crate::config::paths::HOME_VARIABLE;
 use crate::config::{Config, Home};
 
 /// Set in the environment of a detached daemon.
@@ -132,10 +133,14 @@ fn background(home: &Home) -> Result<Exit, Failure> {
     let program = std::env::current_exe().map_err(|e| Failure::new(format!("own program not found: {e}")))?;
     // What the daemon says before its log is there. The file has no name, so that nothing is left behind.
     let said = nameless(home)?;
-    let child = Command::new(program)
-        .arg("start")
-        .arg("--foreground")
-        .arg(format!("--home={}", home.root().display()))
+    let mut command = Command::new(program);
+    command.arg("start").arg("--foreground");
+    match home.root().to_str() {
+        Some(root) => command.arg(format!("--home={root}")),
+        // No argument can say it.
+        None => command.env(HOME_VARIABLE, home.root()),
+    };
+    let child = command
         .env(CHILD_VARIABLE, "1")
         .env_remove(login::TICKET_VARIABLE)
         .current_dir("/")
