@@ -7,7 +7,7 @@ use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::host::Dumped;
-use super::output::{complain, neutral};
+use super::output::{complain, neutral, placed};
 
 /// Runs the command. Bad lines are named on standard error and make the status 1.
 pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -32,9 +32,9 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     };
     let dumped = context.host.dump_journal(&context.home, raw, &mut each);
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(placed(error).into());
     }
     dumped.map_err(|e| Failure::new(format!("the journal cannot be read: {e}")))?;
-    out.flush()?;
+    out.flush().map_err(placed)?;
     Ok(if bad == 0 { Exit::Ok } else { Exit::Failed })
 }

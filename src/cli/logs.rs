@@ -10,7 +10,7 @@ use super::Context;
 use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::output::neutral;
+use super::output::{neutral, placed};
 use crate::config::paths::plain;
 
 /// How far back from the end lines are looked for, in bytes.
@@ -46,8 +46,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
 /// The log holds what far sides say: no control characters reach the terminal.
 fn show(text: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(neutral(&String::from_utf8_lossy(text)).as_bytes())?;
-    out.flush()
+    out.write_all(neutral(&String::from_utf8_lossy(text)).as_bytes()).and_then(|()| out.flush()).map_err(placed)
 }
 
 /// Reads a growing file from its last lines on.

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::config::paths::plain;
 use crate::json;
 use crate::time;
 use serde::Serialize;
@@ -9,11 +10,13 @@ use serde::Serialize;
 /// Writes text to standard output, with a newline at the end if it has none.
 pub fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    if !text.ends_with('\n') {
-        out.write_all(b"\n")?;
-    }
-    out.flush()
+    let end: &[u8] = if text.ends_with('\n') { b"" } else { b"\n" };
+    out.write_all(text.as_bytes()).and_then(|()| out.write_all(end)).and_then(|()| out.flush()).map_err(placed)
+}
+
+/// An error of standard output that says where it happened.
+pub fn placed(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {}", plain(&error)))
 }
 
 /// Writes a value as indented JSON to standard output.

@@ -47,7 +47,7 @@ fn show(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         None => {
             let messages = stored(context)?.messages;
             let found = messages.into_iter().find(|m| m.id == id || m.message_ids.iter().any(|known| known == id));
-            found.ok_or_else(|| Failure::new(format!("nothing in the queue has the id {id:?}")))?
+            found.ok_or_else(|| Failure::usage(format!("nothing in the queue has the id {id:?}")))?
         }
     };
     if args.flag("json") {

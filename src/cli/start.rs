@@ -116,7 +116,7 @@ fn make_room(replace: bool, home: &Home) -> Result<(), Failure> {
     }
     stop::terminate(home, pid)?;
     if !stop::wait(home, REPLACING)? {
-        return Err(Failure::new(format!("process {pid} does not end; nothing was started")));
+        return Err(Failure::new(format!("nothing was started: {}", stop::not_ended(pid))));
     }
     Ok(())
 }

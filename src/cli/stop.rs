@@ -26,7 +26,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     terminate(&context.home, pid)?;
     say(&format!("sent SIGTERM to {pid}"))?;
     if args.flag("wait") && !wait(&context.home, PATIENCE)? {
-        return Err(Failure { exit: Exit::Timeout, message: format!("process {pid} has not ended yet") });
+        return Err(Failure { exit: Exit::Timeout, message: not_ended(pid) });
     }
     Ok(Exit::Ok)
 }
@@ -39,6 +39,11 @@ pub fn holder(home: &Home) -> Result<Option<i32>, Failure> {
         Ok(Some(held)) => Err(Failure::new(format!("{held}; its process id is not known"))),
         Err(error) => Err(Failure::new(error.to_string())),
     }
+}
+
+/// What to do about a daemon that does not end.
+pub fn not_ended(pid: i32) -> String {
+    format!("process {pid} has not ended yet; if it hangs: kill -9 {pid} (what was accepted is not lost)")
 }
 
 /// Sends SIGTERM to the lock's holder, and to nobody else.

@@ -15,7 +15,7 @@ use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::message::working_directory;
-use super::output::{complain, neutral, say, say_json};
+use super::output::{complain, neutral, placed, say, say_json};
 use crate::config::paths::{directory_conversation, plain};
 use crate::config::{Config, TranscriptSource, edit};
 use crate::engine::transcript::{self, ErrorSelector, Follow};
@@ -193,8 +193,7 @@ fn show(lines: &[String]) -> Result<(), Failure> {
 fn print(text: &[u8]) -> io::Result<()> {
     use std::io::Write;
     let mut out = io::stdout().lock();
-    out.write_all(neutral(&String::from_utf8_lossy(text)).as_bytes())?;
-    out.flush()
+    out.write_all(neutral(&String::from_utf8_lossy(text)).as_bytes()).and_then(|()| out.flush()).map_err(placed)
 }
 
 /// `bellhop debug runtime-error`: the evidence of a failed turn.
