@@ -21,7 +21,7 @@ use crate::runtime::hermes::profiles;
 const CONTENT_LIMIT: u64 = 131_072;
 /// Entries of a listing.
 const ENTRIES: usize = 2_000;
-/// Files that are looked at to find the one that is asked for.
+/// Names that are looked at.
 const SEARCHED: usize = 50_000;
 /// Levels of directories below the workspace.
 const LEVELS: usize = 16;
@@ -47,12 +47,18 @@ pub(super) struct Owner<'a> {
 
 /// The files of an agent; only the one with the id `wanted`, with its content, if that is given.
 pub(super) fn list(owner: &Owner<'_>, wanted: Option<&str>) -> Value {
+    look(owner, wanted, SEARCHED)
+}
+
+fn look(owner: &Owner<'_>, wanted: Option<&str>, most: usize) -> Value {
     let mut look =
-        Look { runtime: owner.runtime, wanted, scope: "", profile: None, files: Vec::new(), seen: 0, cut: false };
+        Look { runtime: owner.runtime, wanted, scope: "", profile: None, files: Vec::new(), seen: 0, most, cut: false };
     let dir = owner.home.agent_dir(owner.agent);
     if let Ok(dir) = open_root(&dir) {
         look.scope = "workspace";
-        if let Ok(workspace) = open_dir(dir.as_fd(), c"workspace") {
+        if wanted.is_none_or(|id| id.starts_with("workspace:"))
+            && let Ok(workspace) = open_dir(dir.as_fd(), c"workspace")
+        {
             look.walk(&workspace, "", LEVELS);
         }
         look.memory(owner);
@@ -86,6 +92,8 @@ struct Look<'a> {
     profile: Option<&'a str>,
     files: Vec<Value>,
     seen: usize,
+    /// Names that are looked at.
+    most: usize,
     cut: bool,
 }
 
@@ -119,11 +127,7 @@ fn names(dir: &OwnedFd, most: usize) -> Vec<CString> {
 impl<'a> Look<'a> {
     /// Whether there is no room for more.
     fn is_full(&mut self) -> bool {
-        let full = if self.wanted.is_some() {
-            !self.files.is_empty() || self.seen >= SEARCHED
-        } else {
-            self.files.len() >= ENTRIES
-        };
+        let full = self.seen >= self.most || self.files.len() >= self.wanted.map_or(ENTRIES, |_| 1);
         self.cut |= full && self.wanted.is_none();
         full
     }
@@ -134,6 +138,7 @@ impl<'a> Look<'a> {
             if self.is_full() {
                 return;
             }
+            self.seen += 1;
             let Ok(stat) = statat(dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
             let relative = format!("{above}{}", name.to_string_lossy());
             match kind(&stat) {
@@ -141,7 +146,16 @@ impl<'a> Look<'a> {
                     let (id, shown) = (format!("workspace:{relative}"), format!("workspace/{relative}"));
                     self.file(dir.as_fd(), &name, &id, &shown, &relative);
                 }
-                FileType::Directory => self.directory(dir, &name, &relative, levels),
+                // Of the directories only those are entered that lie on the way to what is wanted.
+                FileType::Directory
+                    if self.wanted.is_none_or(|id| {
+                        id.strip_prefix("workspace:")
+                            .and_then(|id| id.strip_prefix(&relative))
+                            .is_some_and(|rest| rest.starts_with('/'))
+                    }) =>
+                {
+                    self.directory(dir, &name, &relative, levels);
+                }
                 _ => {}
             }
         }
@@ -170,7 +184,6 @@ impl<'a> Look<'a> {
 
     /// One file, if it is one, and the one that is asked for.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &CStr, id: &str, shown: &str, relative: &str) {
-        self.seen += 1;
         if self.wanted.is_some_and(|wanted| wanted != id) {
             return;
         }
@@ -299,6 +312,10 @@ mod tests {
     use crate::store::tests::TempDir;
 
     fn listed(dir: &TempDir, runtime: &str, wanted: Option<&str>) -> Value {
+        listed_of(dir, runtime, wanted, SEARCHED)
+    }
+
+    fn listed_of(dir: &TempDir, runtime: &str, wanted: Option<&str>, most: usize) -> Value {
         let home = Home::at(dir.0.join("bh")).unwrap();
         let credentials = parse(
             r#"{"hubUrl":"https://h","agentId":"ag_1","keyId":"k","hermesProfile":"work",
@@ -312,7 +329,7 @@ mod tests {
             credentials: &credentials.unwrap(),
             openclaw: Some(("main".into(), dir.0.join("claw"))),
         };
-        list(&owner, wanted)
+        look(&owner, wanted, most)
     }
 
     fn ids(listing: &Value) -> Vec<&str> {
@@ -379,6 +396,27 @@ mod tests {
         let listing = listed(&dir, "codex", None);
         assert_eq!((listing["files"].as_array().unwrap().len(), &listing["truncated"]), (ENTRIES, &true.into()));
         assert_eq!(ids(&listed(&dir, "codex", Some("workspace:a01999"))), ["workspace:a01999"], "it can still be read");
+    }
+
+    #[test]
+    fn directories_without_files_are_bounded_too() {
+        let dir = TempDir::new();
+        let workspace = dir.0.join("bh/agents/ag_1/workspace");
+        for n in 0..6 {
+            for m in 0..10 {
+                fs::create_dir_all(workspace.join(format!("d{n}/{m}"))).unwrap();
+            }
+        }
+        fs::write(workspace.join("z"), "there").unwrap();
+        fs::write(workspace.join("d5/z"), "below").unwrap();
+        let listed = |wanted| listed_of(&dir, "codex", wanted, 50);
+        let listing = listed(None);
+        assert_eq!((ids(&listing), &listing["truncated"]), (vec![], &true.into()));
+        for (id, content) in [("workspace:z", "there"), ("workspace:d5/z", "below")] {
+            let listing = listed(Some(id));
+            assert_eq!(listing["files"][0]["content"], content, "what is wanted is not searched for everywhere");
+        }
+        assert_eq!(ids(&listed(Some("memory:working-memory.json"))), ["memory:working-memory.json"]);
     }
 
     #[test]
