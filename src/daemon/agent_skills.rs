@@ -25,8 +25,9 @@ const FILE_LIMIT: usize = 262_144;
 const FILES: usize = 128;
 /// Skills of a frame.
 const SKILLS: usize = 64;
-/// Longest path of a file.
+/// Longest path of a file, and longest name in it: it is written under a longer one first.
 const PATH_LIMIT: usize = 512;
+const PART_LIMIT: usize = 200;
 
 /// Whose skills.
 pub(super) struct Owner<'a> {
@@ -188,7 +189,7 @@ fn checked(owner: &Owner<'_>, skill: &Value, default: Option<&[Target]>) -> Resu
         let path = file.get("path").and_then(Value::as_str).filter(|path| is_inner_path(path));
         let path = path.ok_or_else(|| failed("path: expected a relative path without . and .."))?;
         let content = file.get("content").and_then(Value::as_str).ok_or_else(|| failed("content: expected a text"))?;
-        if files.iter().any(|(known, _)| known == path) {
+        if is_in_the_way(&files, path) || path.starts_with("SKILL.md/") {
             return Err(failed("files: two have the same path"));
         }
         files.push((path.to_owned(), content.to_owned()));
@@ -220,11 +221,17 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// A relative path that stays where it begins.
+/// A relative path that stays where it begins, and that can be written.
 pub(super) fn is_inner_path(path: &str) -> bool {
     path.len() <= PATH_LIMIT
         && !path.contains(['\\', '\0'])
-        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && path.split('/').all(|part| !part.is_empty() && part.len() <= PART_LIMIT && part != "." && part != "..")
+}
+
+/// Whether a path would have to be a file and a directory at once.
+pub(super) fn is_in_the_way(files: &[(String, String)], path: &str) -> bool {
+    let below = |of: &str, path: &str| path.strip_prefix(of).is_some_and(|rest| rest.starts_with('/'));
+    files.iter().any(|(known, _)| known == path || below(known, path) || below(path, known))
 }
 
 /// The text of a skill that brings none.

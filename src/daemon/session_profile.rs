@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::agent_skills::{is_inner_path, swap};
+use super::agent_skills::{is_in_the_way, is_inner_path, swap};
 use crate::config::Home;
 use crate::crypto;
 use crate::engine::route::Route;
@@ -252,7 +252,7 @@ fn archive(package: &Value, name: &str) -> Result<Vec<(String, String)>, String>
         let path = file.get("path").and_then(Value::as_str).filter(|path| is_inner_path(path));
         let path = path.ok_or("path: expected a relative path without . and ..")?;
         let content = file.get("content").and_then(Value::as_str).ok_or("content: expected a text")?;
-        if files.iter().any(|(known, _)| known == path) {
+        if is_in_the_way(&files, path) {
             return Err("files: two have the same path".into());
         }
         if file.get("size").is_some_and(|size| !size.is_null() && size.as_u64() != Some(content.len() as u64)) {
