@@ -62,14 +62,10 @@ impl Before {
     }
 
     fn put_back(&self, document: &mut Map<String, Value>) {
-        let mut named = agents::named(document);
         let before = agents::named(&self.named);
-        named.retain(|id| *id != self.agent || before.contains(id));
-        // Somebody else may have named others meanwhile; whoever was found and not named is found again.
-        let mut wanted = before.clone();
-        if !before.is_empty() {
-            wanted.extend(named.into_iter().filter(|id| !before.contains(id)));
-        }
+        // Somebody else may have named others meanwhile, or taken some away; whoever was found and not named is found again.
+        let mut wanted = if before.is_empty() { Vec::new() } else { agents::named(document) };
+        wanted.retain(|id| *id != self.agent || before.contains(id));
         let exactly = wanted == before;
         for key in NAMED {
             document.shift_remove(key);

@@ -17,10 +17,14 @@ use super::reload::Live;
 use crate::config::{Config, Home, agents, edit, load};
 use crate::engine::backlog::State;
 use crate::link::botcord_control::frame::Refused;
-use crate::store::{self, Disk};
+use crate::store::{self, Disk, FileLock};
 
 /// How long a revocation waits for turns to end; the hub waits ten seconds for the answer.
 const TURNS_LIMIT: Duration = Duration::from_secs(6);
+/// How long it waits for whoever is changing the credentials.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+/// Files of one agent that it looks for.
+const COPIES: usize = 32;
 
 /// Who is to go, and what goes along.
 pub(super) struct Revocation {
@@ -43,10 +47,10 @@ impl Revocation {
     /// From the params of a frame, or from what [`Revocation::record`] has made of them.
     pub(super) fn read(params: &Value) -> Result<Self, Refused> {
         let agent = agent_id(params, "agentId")?;
-        let flag = |key: &str, default: bool| params.get(key).and_then(Value::as_bool).unwrap_or(default);
-        let delete_credentials = flag("deleteCredentials", true);
-        let delete_state = flag("deleteState", delete_credentials);
-        Ok(Self { agent, delete_credentials, delete_state, delete_workspace: flag("deleteWorkspace", false) })
+        let delete_credentials = flag(params, "deleteCredentials", true)?;
+        let delete_state = flag(params, "deleteState", delete_credentials)?;
+        let delete_workspace = flag(params, "deleteWorkspace", false)?;
+        Ok(Self { agent, delete_credentials, delete_state, delete_workspace })
     }
 
     /// What is kept of it until it is done.
@@ -70,11 +74,21 @@ impl Revocation {
         });
         gone.removed = self.tried("config", edited.map_err(|e| e.to_string())) && removed;
         let config = load::load(&home.config()).unwrap_or_default();
-        let path = hubs::find(home, &Config { agents: vec![agent.to_owned()], ..config }).0.pop();
-        let path = path.map_or_else(|| home.credentials(agent), |found| found.path);
-        if path.exists() {
+        let config = Config { agents: vec![agent.to_owned()], ..config };
+        // Each of several files of one agent would bring it back.
+        for _ in 0..COPIES {
+            let path = hubs::find(home, &config).0.pop().map_or_else(|| home.credentials(agent), |found| found.path);
+            if !path.exists() {
+                break;
+            }
+            // Whoever writes a token at this moment must not bring the file back.
+            let _lock = FileLock::acquire(&path.with_added_extension("lock"), LOCK_LIMIT, &|| false);
             let moved = if self.delete_credentials { delete_file(disk, &path) } else { keep(disk, &path) };
-            gone.credentials = self.tried("credentials", moved) && self.delete_credentials;
+            if !self.tried("credentials", moved) {
+                gone.credentials = false;
+                break;
+            }
+            gone.credentials = self.delete_credentials;
         }
         gone
     }
@@ -112,7 +126,7 @@ pub(super) fn revoke(live: &Live, params: &Value) -> Result<Value, Refused> {
     // Without a record it is done all the same: a disk that is full must not keep an agent at work.
     let recorded = provision_journal::settle(home, &live.disk)
         .and_then(|()| provision_journal::begin_revocation(home, disk, &revocation));
-    revocation.tried("record", recorded);
+    let is_recorded = revocation.tried("record", recorded);
     live.channels.remove(agent);
     live.engine.dismiss(agent);
     await_turns(live, agent);
@@ -120,7 +134,12 @@ pub(super) fn revoke(live: &Live, params: &Value) -> Result<Value, Refused> {
     revocation.tried("reload", live.reload().map(drop));
     revocation.clear(home, &mut gone);
     live.set_policy(agent, None, None);
-    revocation.tried("record", provision_journal::end(home, disk));
+    // What came in between the first step and the last.
+    live.engine.dismiss(agent);
+    // Otherwise the record is that of another frame, which could not be settled yet.
+    if is_recorded {
+        revocation.tried("record", provision_journal::end(home, disk));
+    }
     log::info!("control.revoked_agent agent={agent} removed={}", gone.removed);
     Ok(json!({
         "agentId": agent,
@@ -158,6 +177,15 @@ fn stop_gateways(document: &mut Map<String, Value>, agent: &str) {
 fn delete_file(disk: &dyn Disk, path: &Path) -> Result<(), String> {
     let dir = path.parent().ok_or("no such place")?;
     disk.remove(path).and_then(|()| disk.sync_dir(dir)).map_err(|e| e.to_string())
+}
+
+/// A flag of a frame. What is no flag is refused: it is about what is deleted.
+pub(super) fn flag(params: &Value, key: &str, default: bool) -> Result<bool, Refused> {
+    match params.get(key) {
+        None | Some(Value::Null) => Ok(default),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(_) => Err(Refused::params(format!("{key}: expected true or false"))),
+    }
 }
 
 /// Puts credentials that are kept where nothing loads them.

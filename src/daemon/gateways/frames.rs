@@ -15,6 +15,7 @@ use crate::channel::manager::ChannelStatus;
 use crate::config::gateways::TELEGRAM;
 use crate::config::paths::is_agent_id;
 use crate::config::{GatewayProfile, Home, edit, load};
+use crate::daemon::revoke::flag;
 use crate::link::botcord_control::frame::{Handled, Refused};
 use crate::message::Outbound;
 use crate::store;
@@ -159,7 +160,7 @@ fn list(desk: &dyn Desk) -> Result<Value, Refused> {
 
 fn remove(desk: &dyn Desk, params: &Value) -> Result<Value, Refused> {
     let id = needed_id(params, "id")?;
-    let with_secret = params.get("deleteSecret") != Some(&Value::Bool(false));
+    let with_secret = flag(params, "deleteSecret", true)?;
     desk.remove(id).map_err(|why| Refused::new("removeChannel_failed", why))?;
     let known = profile(desk, id)?;
     if known.is_some() {
