@@ -59,7 +59,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select_biased, tick};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased, tick};
 
 use crate::channel::manager::Backoff;
 use crate::cli::host::{Running, StartError};
@@ -330,14 +330,19 @@ impl Node {
         }
     }
 
-    /// Drains and stops. A second signal ends the draining at once.
-    fn stop(mut self, drain: Duration, signals: &Receiver<Signal>) -> usize {
+    /// Drains and stops. A second signal ends the draining at once. `again`: it begins again afterwards, and whoever
+    /// supervises it wants signs of life meanwhile, for to them it runs all along.
+    fn stop(mut self, drain: Duration, signals: &Receiver<Signal>, again: Option<&Supervisor>) -> usize {
+        let alive = || again.iter().for_each(|supervisor| supervisor.alive("restarting"));
+        let beats = again.and_then(Supervisor::every).map_or_else(never, tick);
         log::info!("daemon.stopping drain_ms={}", drain.as_millis());
+        alive();
         if let Some(link) = self.link.take() {
             link.stop();
         }
         // First the channels, so that nothing new comes; the messages they hold stay with their far sides.
         self.channels.stop_all();
+        alive();
         let engine = self.engine.clone();
         let (done_tx, done): (Sender<usize>, Receiver<usize>) = bounded(1);
         let stopper = thread::spawn("stop", move || {
@@ -352,9 +357,11 @@ impl Node {
                         self.engine.interrupt();
                     },
                     recv(done) -> count => break count.unwrap_or_default(),
+                    recv(beats) -> _ => alive(),
                 }
             },
         };
+        alive();
         self.close();
         interrupted
     }

@@ -10,10 +10,15 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest state that is shown, in characters.
 const STATUS_LIMIT: usize = 200;
+/// How long is waited for a manager that has no room for the word that it waits for, and how long for others.
+const READY_LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_secs(1);
+/// How often is tried meanwhile.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Who supervises this process. Without anybody every call does nothing.
 #[derive(Debug, Default)]
@@ -56,7 +61,7 @@ impl Supervisor {
 
     /// The journal is replayed, messages are taken.
     pub(super) fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={}", one_line(status)));
+        self.tell(&format!("READY=1\nSTATUS={}", one_line(status)), READY_LIMIT);
         // s6 takes everything up to the first line feed; the end of the pipe closes it.
         if let Some(mut pipe) = self.pipe().take()
             && let Err(e) = pipe.write_all(b"\n")
@@ -71,23 +76,29 @@ impl Supervisor {
 
     /// What it does now, for people.
     pub(super) fn status(&self, status: &str) {
-        self.tell(&format!("STATUS={}", one_line(status)));
+        self.tell(&format!("STATUS={}", one_line(status)), Duration::ZERO);
     }
 
     /// It lives.
     pub(super) fn alive(&self, status: &str) {
-        self.tell(&format!("WATCHDOG=1\nSTATUS={}", one_line(status)));
+        self.tell(&format!("WATCHDOG=1\nSTATUS={}", one_line(status)), LIMIT);
     }
 
     /// It ends.
     pub(super) fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=waiting for running turns");
+        self.tell("STOPPING=1\nSTATUS=waiting for running turns", LIMIT);
     }
 
-    fn tell(&self, text: &str) {
+    fn tell(&self, text: &str, limit: Duration) {
         let Some((socket, address)) = &self.manager else { return };
-        if let Err(e) = socket.send_to_addr(text.as_bytes(), address) {
-            log::debug!("supervisor.unreachable error={e}");
+        let end = Instant::now() + limit;
+        while let Err(e) = socket.send_to_addr(text.as_bytes(), address) {
+            // What others have told it fills its queue: it is asked to read that by and by.
+            if e.kind() != io::ErrorKind::WouldBlock || Instant::now() >= end {
+                log::warn!("supervisor.unreachable error={e}");
+                return;
+            }
+            std::thread::sleep(PAUSE);
         }
     }
 }
@@ -136,6 +147,33 @@ mod tests {
     fn a_state_is_one_bounded_line() {
         assert_eq!(one_line("a\nREADY=1"), "a READY=1");
         assert_eq!(one_line(&"é".repeat(300)).chars().count(), STATUS_LIMIT);
+    }
+
+    #[test]
+    fn a_manager_that_has_no_room_at_the_moment_hears_of_readiness_later() {
+        let dir = crate::store::tests::TempDir::new();
+        let path = dir.0.join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let ours = connect(path.as_os_str().as_bytes()).unwrap();
+        while ours.0.send_to_addr(b"of somebody else", &ours.1).is_ok() {}
+        let supervisor = Supervisor { manager: Some(ours), ..Supervisor::default() };
+        let heard = std::thread::scope(|scope| {
+            let telling = scope.spawn(|| supervisor.ready("x"));
+            // A word that was given up at once would be over by now.
+            std::thread::sleep(PAUSE * 10);
+            let mut heard = Vec::new();
+            let mut buffer = [0; 256];
+            while !telling.is_finished() || heard.last().is_none_or(|text| text != "READY=1\nSTATUS=x") {
+                match manager.recv(&mut buffer) {
+                    Ok(size) => heard.push(String::from_utf8_lossy(&buffer[..size]).into_owned()),
+                    Err(_) if telling.is_finished() => break,
+                    Err(_) => std::thread::yield_now(),
+                }
+            }
+            heard
+        });
+        assert_eq!(heard.iter().filter(|text| text.starts_with("READY=1\n")).count(), 1, "{}", heard.len());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::notify::Supervisor;
 use super::{DRAIN, Node, diagnostics, dump, gateways, hubs, openclaw, queue, restart, runtimes, signals};
+use crate::cli::RESTARTED_VARIABLE;
 use crate::cli::exit::Exit;
 use crate::cli::host::{
     AgentRow, BundleWish, Bundled, Dumped, Host, Running, RuntimeRow, StartError, StoredQueue, Wanted,
@@ -31,6 +32,10 @@ impl Host for Program {
             log::debug!("daemon.reports_to_nobody variables=BOTCORD_DAEMON_SENTRY_DSN");
         }
         let supervisor = Arc::new(Supervisor::of_process(ready));
+        if std::env::var_os(RESTARTED_VARIABLE).is_some() {
+            // To whoever supervises, this process has run for long.
+            supervisor.alive("restarting");
+        }
         let signals = match signals::listen() {
             Ok(signals) => signals,
             Err(e) => {
@@ -75,7 +80,8 @@ impl Host for Program {
             watch.stop();
         }
         let given_up = Arc::clone(&node.given_up);
-        let interrupted = node.stop(end.unwrap_or(DRAIN), &signals);
+        let again = if end.is_none() { Some(&*supervisor) } else { None };
+        let interrupted = node.stop(end.unwrap_or(DRAIN), &signals, again);
         log::info!("daemon.stopped interrupted={interrupted}");
         if end.is_some() {
             return if given_up.load(Ordering::Acquire) { Exit::Refused.into() } else { ExitCode::SUCCESS };
