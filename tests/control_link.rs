@@ -6,12 +6,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bellhop::crypto::sign::SigningKey;
 use bellhop::link::botcord_control::frame::{Frame, Incoming, read};
 use bellhop::link::botcord_control::ring::signing_input;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::temp_dir::TempDir;
 use tungstenite::handshake::server::{Request, Response};
@@ -206,11 +208,12 @@ struct Home {
     dir: TempDir,
     daemon: Option<Child>,
     key: Option<String>,
+    env: Vec<(&'static str, std::path::PathBuf)>,
 }
 
 impl Home {
     fn new(hub: &Hub) -> Self {
-        let home = Self { dir: TempDir::new("control"), daemon: None, key: None };
+        let home = Self { dir: TempDir::new("control"), daemon: None, key: None, env: Vec::new() };
         fs::create_dir_all(home.dir.join("bh/daemon")).unwrap();
         home.log_in(hub, "drt_000000", now_ms() + 3_600_000);
         home
@@ -233,6 +236,7 @@ impl Home {
             .env_clear()
             .env("HOME", self.dir.path())
             .env("PATH", "/usr/bin:/bin")
+            .envs(self.env.iter().cloned())
             .args(["start", "--home"])
             .arg(self.dir.join("bh"))
             .stdin(Stdio::null())
@@ -407,6 +411,77 @@ fn only_the_hubs_key_counts_where_one_is_configured() {
     peer.key = Some(SigningKey::from_seed(&[8; 32]).unwrap());
     assert_eq!(peer.refused("ping", json!({})), "bad_signature");
     peer.key = Some(key);
+    assert_eq!(peer.done("ping", json!({}))["pong"], true);
+}
+
+#[test]
+fn keys_that_were_written_down_after_the_start_count_for_a_later_login() {
+    let mut hub = Hub::start();
+    let mut home = Home::new(&hub);
+    fs::remove_file(home.path("daemon/user-auth.json")).unwrap();
+    home.start();
+    wait_for("the control socket", || home.path("daemon/bellhop.sock").exists());
+    let key = SigningKey::from_seed(&[9; 32]).unwrap();
+    let config = json!({"hubControlPublicKeys": [key.public_text()]});
+    fs::write(home.path("daemon/config.json"), config.to_string()).unwrap();
+    home.log_in(&hub, "drt_000000", now_ms() + 3_600_000);
+    let pid = Pid::from_child(home.daemon.as_ref().unwrap());
+    kill_process(pid, Signal::HUP).unwrap();
+    let mut peer = hub.accept();
+    assert_eq!(peer.refused("ping", json!({})), "unsigned");
+    peer.key = Some(key);
+    assert_eq!(peer.done("ping", json!({}))["pong"], true);
+}
+
+#[test]
+fn a_restart_gives_a_watchdog_signs_of_life_all_along() {
+    let mut hub = Hub::start();
+    let mut home = Home::new(&hub);
+    let (claude, begun, go) = (home.dir.join("claude"), home.dir.join("begun"), home.dir.join("go"));
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo 2.1.0\ncat >/dev/null\ntouch {}\n\
+         while [ ! -e {} ]; do sleep 0.05; done\n\
+         echo '{{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false,\"result\":\"done\"}}'\n",
+        begun.display(),
+        go.display()
+    );
+    fs::write(&claude, script).unwrap();
+    fs::set_permissions(&claude, fs::Permissions::from_mode(0o755)).unwrap();
+    let manager = UnixDatagram::bind(home.dir.join("notify")).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    home.env = vec![
+        ("BELLHOP_CLAUDE_BIN", claude),
+        ("NOTIFY_SOCKET", home.dir.join("notify")),
+        ("WATCHDOG_USEC", "100000".into()),
+    ];
+    home.start();
+    let mut peer = hub.accept();
+    let told = || {
+        let mut buffer = [0; 4_096];
+        let size = manager.recv(&mut buffer).expect("a word to the manager");
+        String::from_utf8_lossy(&buffer[..size]).into_owned()
+    };
+    while !told().starts_with("READY=1") {}
+    peer.done("provision_agent", json!({"runtime": "claude-code", "credentials": credentials(&hub, "ag_1", 1)}));
+    peer.done("wake_agent", json!({"agent_id": "ag_1", "message": "go", "run_id": "run_1"}));
+    wait_for("the turn", || begun.exists());
+    assert_eq!(peer.done("restart_daemon", json!({}))["scheduled"], true);
+    let mut restarting = 0;
+    loop {
+        let text = told();
+        assert!(!text.starts_with("STOPPING=1"), "to its manager it never stops");
+        if text.starts_with("READY=1") {
+            break;
+        }
+        restarting += usize::from(text == "WATCHDOG=1\nSTATUS=restarting");
+        // One before the channels stop, one after that; more while the turn is waited for.
+        if restarting > 5 {
+            fs::write(&go, "").unwrap();
+        }
+    }
+    assert!(restarting > 5, "{restarting}");
+    let mut peer = hub.accept();
+    peer.number = 10;
     assert_eq!(peer.done("ping", json!({}))["pong"], true);
 }
 

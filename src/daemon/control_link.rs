@@ -143,7 +143,8 @@ impl ControlLink {
                 Replay::in_memory()
             }
         };
-        let keys = keys(&live.started_with);
+        // Not those of the start: somebody may have written keys down, and logged in, since.
+        let keys = keys(&live.applied());
         if cloud.is_some() && keys.0.is_empty() {
             log::error!("control.no_keys all frames are refused; expected some in {KEYS_VARIABLE}");
         }

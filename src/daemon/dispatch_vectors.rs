@@ -111,7 +111,7 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    fn of(setup: &Value, user_home: &Path) -> Self {
+    pub(super) fn of(setup: &Value, user_home: &Path) -> Self {
         Self::on(setup, user_home, Arc::new(RealDisk))
     }
 
@@ -176,6 +176,7 @@ impl Setup {
             agents: names.agents,
             ingress: super::ingress::Ingress::open(&journal),
             settler: None,
+            applied: Mutex::new(config.document.clone()),
             started_with: config.document,
             disk,
             register: Box::new(|hub, name, _| Ok(registered(hub, name))),

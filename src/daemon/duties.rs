@@ -89,7 +89,7 @@ impl Duties for HubDuties {
                 Ok(Some(json!({"reloaded": true, "added": reloaded.added, "removed": reloaded.removed})))
             }
             "collect_diagnostics" => diagnostics::collect(&self.live).map(Some),
-            "restart_daemon" => Ok(Some(restart::schedule(&self.live))),
+            "restart_daemon" => restart::schedule(&self.live).map(Some),
             kind => self.live.gateway_frames.carry_out(&*self.live, kind, params).unwrap_or_else(|| {
                 Err(Refused::new("unknown_type", format!("{:?} is not known here", crate::text::clip(kind, 64))))
             }),
@@ -109,8 +109,11 @@ impl HubDuties {
         *self.expected.lock().unwrap_or_else(PoisonError::into_inner) =
             agents().filter_map(|entry| agent_id(entry, "agentId").ok()).take(EXPECTED).collect();
         for entry in agents() {
-            let changed = self.update_agent(&known, entry).is_ok_and(|done| done["changed"] == true);
-            if changed { updated += 1 } else { skipped += 1 }
+            let done = self.update_agent(&known, entry);
+            if let Err(refused) = &done {
+                log::warn!("control.hello_entry_failed error={:?}", refused.message);
+            }
+            if done.is_ok_and(|done| done["changed"] == true) { updated += 1 } else { skipped += 1 }
         }
         json!({"updated": updated, "skipped": skipped})
     }
@@ -125,6 +128,11 @@ impl HubDuties {
     /// What the dashboard has changed of an agent: what it is called, and what runs it.
     fn update_agent(&self, known: &Known, entry: &Value) -> Result<Value, Refused> {
         let agent = agent_id(entry, "agentId")?;
+        for key in ["runtime", "runtimeModel", "reasoningEffort"] {
+            if entry.get(key).is_some_and(|value| !value.is_string() && !value.is_null()) {
+                return Err(Refused::params(format!("{key}: expected a text or null")));
+            }
+        }
         let identity = self.patch_identity(&agent, &Patch::read(entry));
         let runtime = self.patch_runtime(known, &agent, entry)?;
         self.rename(known, &agent, entry);
@@ -226,7 +234,11 @@ impl HubDuties {
             credentials,
             openclaw: bindings::openclaw_workspace(&self.live, &known.config, credentials),
         };
-        let wanted = params.get("fileId").and_then(Value::as_str).filter(|id| !id.is_empty());
+        let wanted = match params.get("fileId") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(id)) => Some(id.as_str()).filter(|id| !id.is_empty()),
+            Some(_) => return Err(Refused::params("fileId: expected a text")),
+        };
         Ok(agent_files::list(&owner, wanted))
     }
 

@@ -20,6 +20,8 @@ mod diagnostics;
 mod dispatch_vectors;
 mod dump;
 mod duties;
+#[cfg(test)]
+mod frame_mistakes;
 mod garbage;
 mod gateways;
 mod health;
@@ -230,6 +232,7 @@ impl Node {
             ingress,
             settler,
             user_home: std::env::var_os("HOME").map(Into::into).unwrap_or_default(),
+            applied: Mutex::new(config.document.clone()),
             started_with: config.document,
             disk,
             register: provision::registrar(),

@@ -20,7 +20,7 @@ use super::{bindings, hubs, provision_journal, seeds};
 use crate::channel::botcord::credentials::{self, Credentials, CredentialsFile};
 use crate::channel::botcord::registry;
 use crate::config::cloud::Cloud;
-use crate::config::{Config, agents, edit, load};
+use crate::config::{Config, agents, edit};
 use crate::engine::cancel::CancelToken;
 use crate::engine::gate::Policy;
 use crate::engine::{Acceptance, Engine};
@@ -156,8 +156,11 @@ pub(super) fn provision(live: &Live, params: &Value) -> Result<Value, Refused> {
         check_directory(cwd, &live.user_home).map_err(Refused::failed)?;
     }
     let _one = one_at_a_time(live);
-    let config = load::load(&live.home.config()).map_err(|e| Refused::failed(e.to_string()))?;
-    let given = params.get("credentials").filter(|given| given.is_object());
+    let config = live.read().map_err(|e| Refused::failed(e.to_string()))?;
+    let given = params.get("credentials").filter(|given| !given.is_null());
+    if given.is_some_and(|given| !given.is_object()) {
+        return Err(Refused::failed("credentials: expected an object"));
+    }
     if wanted.runtime.as_deref() == Some(OPENCLAW)
         && let Some(gateway) = &wanted.gateway
     {

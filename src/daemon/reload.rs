@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 use serde_json::{Map, Value};
@@ -17,7 +17,7 @@ use super::ingress::Ingress;
 use super::parts;
 use super::settling::Settler;
 use crate::channel::botcord::credentials::Credentials;
-use crate::config::{Config, Home, keys, load};
+use crate::config::{Config, ConfigError, Home, Problem, keys, load};
 use crate::engine::Engine;
 use crate::engine::gate::Policy;
 use crate::engine::journal::Journal;
@@ -58,6 +58,8 @@ pub(super) struct Live {
     pub(super) settler: Option<Settler>,
     /// The document of the configuration that the process was started with.
     pub(super) started_with: Map<String, Value>,
+    /// The document that holds now.
+    pub(super) applied: Mutex<Map<String, Value>>,
     /// What is written goes here.
     pub(super) disk: Arc<dyn Disk>,
     /// Makes an agent known to a hub that lets daemons do that.
@@ -93,7 +95,7 @@ impl Live {
     /// which one.
     pub(super) fn reload(&self) -> Result<Reloaded, String> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let config = match load::load(&self.home.config()) {
+        let config = match self.read() {
             Ok(config) => config,
             Err(error) => {
                 for p in &error.problems {
@@ -118,6 +120,7 @@ impl Live {
         self.ingress.open_for(&now);
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
+        self.applied().clone_from(&config.document);
         self.link.follow(&config.document);
         log::info!("daemon.reloaded agents={} routes={}", config.local_agents.len(), config.routes.len());
         let waiting = needs_restart(&self.started_with, &config.document);
@@ -132,6 +135,23 @@ impl Live {
 }
 
 impl Live {
+    /// The configuration as it is written down. A file that is gone is a mistake, too: editors that put a new one in its
+    /// place leave a moment without any, and nobody takes all agents and routes away so.
+    pub(super) fn read(&self) -> Result<Config, ConfigError> {
+        let config = load::load(&self.home.config())?;
+        if config.file.is_none() && !self.applied().is_empty() {
+            let message = "is gone; to go on without any configuration, write {} into it".to_owned();
+            let problems = vec![Problem { line: 0, field: String::new(), message }];
+            return Err(ConfigError { file: self.home.config(), problems });
+        }
+        Ok(config)
+    }
+
+    /// The document that holds now.
+    pub(super) fn applied(&self) -> MutexGuard<'_, Map<String, Value>> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The hub has told, or taken back, what an agent pays attention to.
     pub(super) fn set_policy(&self, agent: &str, room: Option<&str>, policy: Option<Policy>) {
         #[cfg(test)]
@@ -142,7 +162,7 @@ impl Live {
     /// Has new turns follow the routes of the file, and of the agents that are here.
     pub(super) fn reroute(&self) -> Result<(), String> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let config = load::load(&self.home.config()).map_err(|e| e.to_string())?;
+        let config = self.read().map_err(|e| e.to_string())?;
         self.set_routes(&config);
         Ok(())
     }

@@ -7,17 +7,23 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
 use super::reload::Live;
 use crate::cli::RESTARTED_VARIABLE;
+use crate::link::botcord_control::frame::Refused;
 use crate::thread;
 
 /// So long the answer to the frame has to get on its way.
 const GRACE: Duration = Duration::from_millis(750);
 
-/// Has the daemon restart soon. The answer to the frame.
-pub(super) fn schedule(live: &Arc<Live>) -> Value {
+/// Has the daemon restart soon. The answer to the frame. One that could not start again goes on.
+pub(super) fn schedule(live: &Arc<Live>) -> Result<Value, Refused> {
+    live.read().map_err(|e| Refused::failed(format!("not restarted: {e}")))?;
+    let program = std::env::current_exe().map(|program| on_disk(&program));
+    let usable = program.and_then(|program| Ok(access(&program, Access::EXEC_OK)?));
+    usable.map_err(|e| Refused::failed(format!("not restarted: the program cannot be executed: {e}")))?;
     let restart = live.restart.clone();
     let soon = move || {
         std::thread::sleep(GRACE);
@@ -25,9 +31,9 @@ pub(super) fn schedule(live: &Arc<Live>) -> Value {
         let _ = restart.try_send(());
     };
     let scheduled = thread::spawn("restart", soon).inspect_err(|e| log::error!("daemon.no_restart error={e}")).is_ok();
-    json!({
+    Ok(json!({
         "scheduled": scheduled, "updateRequested": true, "updateSupported": false, "installPrefix": null, "packageSpec": "",
-    })
+    }))
 }
 
 /// Becomes the program anew. Returns only when that is not possible, and says why.

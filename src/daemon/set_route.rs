@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::duties::is_safe;
 use super::provision::check_directory;
 use super::reload::Live;
-use crate::config::{edit, load};
+use crate::config::edit;
 use crate::link::botcord_control::frame::Refused;
 
 /// Routes that a configuration may have before a frame can add none.
@@ -23,7 +23,7 @@ pub(super) fn set_route(live: &Live, params: &Value) -> Result<Value, Refused> {
     if given.is_none() && pattern.is_none() {
         return Err(Refused::failed("expected a route or a pattern"));
     }
-    let config = load::load(&live.home.config()).map_err(|e| Refused::failed(e.to_string()))?;
+    let config = live.read().map_err(|e| Refused::failed(e.to_string()))?;
     let route = route(&config, given, pattern, agent, live)?;
     let mut placed = None;
     edit::edit(&live.home, |document| {
@@ -89,7 +89,7 @@ fn route(
     route.insert("match".into(), matches.into());
     route.insert("adapter".into(), adapter.into());
     route.insert("cwd".into(), cwd.into());
-    let list = |of: Option<&Value>| of?.get("extraArgs").filter(|args| args.is_array()).cloned();
+    let list = |of: Option<&Value>| of?.get("extraArgs").filter(|args| !args.is_null()).cloned();
     if let Some(args) = list(given).or_else(|| list(default)) {
         route.insert("extraArgs".into(), args);
     }
