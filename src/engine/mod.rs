@@ -92,7 +92,7 @@ pub use self::settings::{Rotation, Settings, default_max_turns};
 pub use self::sink::{LINGERS, Lingering};
 pub use self::status::{ChannelPulse, EngineStatus, RunningTurn, Stalled};
 
-/// How long the end of the daemon waits for far sides to know of what is over.
+/// How long the end of the daemon waits for replies that are just going out, and for far sides to know of what is over.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What an engine is made of.
@@ -430,7 +430,8 @@ impl Engine {
         core.timers.close();
         core.runtimes.close();
         core.sessions.flush(&core.journal);
-        // What is over is told while it can still be written down that it was.
+        core.outbox.close();
+        // What is over, and what is just going out, is told while it can still be written down that it was.
         if core.journal.recover_now().is_ok() {
             core.outbox.wait_told(FAREWELL);
         }

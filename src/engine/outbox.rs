@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,11 @@ use crate::thread;
 
 /// Waits before the second, third and fourth attempt.
 pub const DELAYS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_mins(1)];
+
+/// Threads that send what an earlier process has left.
+const SENDERS: usize = 8;
+/// How long a reply waits for a thread when there was none to be had.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// For how long a far side may put a reply off, of a channel that has no patience of its own.
 const PATIENCE: Duration = Duration::from_hours(24);
@@ -66,9 +72,11 @@ pub(super) struct Outbox {
     queues: Mutex<HashMap<String, Queue>>,
     /// Who waits for the end of a message, by its id.
     waiters: Mutex<HashMap<String, Sender<Resolved>>>,
-    /// Ends that far sides are being told of.
+    /// Messages that are being sent, and ends that far sides are being told of.
     untold: Mutex<usize>,
     all_told: Condvar,
+    /// The journal is about to be closed: nothing more is sent.
+    closed: AtomicBool,
 }
 
 /// What became of a message: the far side's id of it, or why it was given up.
@@ -105,7 +113,12 @@ impl Outbox {
         queues.values().flat_map(|q| &q.items).filter(|item| of_agent(&item.out)).count()
     }
 
-    /// Waits until far sides know of all ends, at most for `limit`.
+    /// Sends nothing more: what goes out from here on would not be written down, and be sent again by the next process.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until what is being sent is out and far sides know of all ends, at most for `limit`.
     pub(super) fn wait_told(&self, limit: Duration) {
         let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.all_told.wait_timeout_while(untold, limit, |untold| *untold > 0));
@@ -128,6 +141,30 @@ pub(super) fn post(core: &Arc<Core>, item: Item) {
 pub(super) fn post_aside(core: &Arc<Core>, item: Item) {
     if let Some(key) = put(core, item) {
         drain_aside(core, &key);
+    }
+}
+
+/// The replies of an earlier process. When this returns they have their places in their conversations, before any newer
+/// one; a few threads send them, so that one slow far side does not hold up all.
+pub(super) fn post_all(core: &Arc<Core>, items: Vec<Item>) {
+    let keys: VecDeque<String> = items.into_iter().filter_map(|item| put(core, item)).collect();
+    let threads = keys.len().min(SENDERS);
+    let keys = Arc::new(Mutex::new(keys));
+    for _ in 0..threads {
+        let (sender, left) = (Arc::clone(core), Arc::clone(&keys));
+        let next = move || left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let spawned = thread::spawn("outbox", move || {
+            while let Some(key) = next() {
+                drain(&sender, &key);
+            }
+        });
+        if let Err(e) = spawned {
+            log::error!("outbox.thread_failed error={e}");
+            let first = keys.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            if let Some(key) = first {
+                drain_later(core, key, AGAIN);
+            }
+        }
     }
 }
 
@@ -162,16 +199,20 @@ fn drain_aside(core: &Arc<Core>, key: &str) {
     let spawned = thread::errand("outbox", move || drain(&sender, &queue));
     if let Err(e) = spawned {
         log::error!("outbox.thread_failed queue={key} error={e}");
-        // Leaves the item in place; it is tried again with the next message of the conversation.
-        if let Some(queue) = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
-            queue.busy = false;
-        }
+        drain_later(core, key.to_owned(), AGAIN);
     }
+}
+
+fn drain_later(core: &Arc<Core>, key: String, delay: Duration) {
+    let again = Arc::clone(core);
+    core.timers.after(delay, move || drain_aside(&again, &key));
 }
 
 /// Sends from the front of one conversation's queue until it is empty or has to wait.
 fn drain(core: &Arc<Core>, key: &str) {
     loop {
+        // Counted before it is looked whether anything may still be sent.
+        let _counted = Untold::new(core);
         let Some(mut item) = take(core, key) else { return };
         item.attempts += 1;
         match attempt(core, &item) {
@@ -201,6 +242,9 @@ fn settled_first(core: &Arc<Core>, key: &str, item: Item, result: Result<Option<
 }
 
 fn take(core: &Core, key: &str) -> Option<Item> {
+    if core.outbox.closed.load(Ordering::SeqCst) {
+        return None;
+    }
     let mut queues = core.outbox.queues.lock().unwrap_or_else(PoisonError::into_inner);
     let item = queues.get_mut(key)?.items.pop_front();
     if item.is_none() {
@@ -253,8 +297,7 @@ fn retry(core: &Arc<Core>, key: &str, mut item: Item, after: Option<Duration>, w
     );
     queues.entry(key.to_owned()).or_default().items.push_front(item);
     drop(queues);
-    let (again, key) = (Arc::clone(core), key.to_owned());
-    core.timers.after(delay, move || drain_aside(&again, &key));
+    drain_later(core, key.to_owned(), delay);
     false
 }
 
@@ -332,7 +375,7 @@ pub(super) fn settle(core: &Arc<Core>, channel: &str, entries: Vec<String>, sett
     );
 }
 
-/// A far side that does not know of an end yet, for whoever waits until they all do.
+/// A message that is being sent, or a far side that does not know of an end yet, for whoever waits until there are none.
 struct Untold(Arc<Core>);
 
 impl Untold {

@@ -17,7 +17,6 @@ use super::outbox::{self, Item};
 use super::ports::{Settled, TurnEvent};
 use super::records::Ended;
 use super::{dead, keys, notice, now_ms, operator, park_timer, parking};
-use crate::thread;
 
 /// How much of what waits is taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,9 +238,8 @@ fn take_up(core: &Arc<Core>, entry: Entry) {
     }
 }
 
-/// Hands the replies that are not out yet to the outbox, on a thread of its own: a slow channel must not
-/// hold up the start. Whoever is here for some conversations only leaves alone what goes through channels that it does
-/// not have.
+/// Hands the replies that are not out yet to the outbox, which sends them meanwhile. Whoever is here for some
+/// conversations only leaves alone what goes through channels that it does not have.
 fn unsent(core: &Arc<Core>, here: &dyn Fn(&str) -> bool) -> usize {
     let mut items: Vec<Item> = core.journal.view(|ledger| {
         let item = |o: &OutboxItem| {
@@ -272,16 +270,7 @@ fn unsent(core: &Arc<Core>, here: &dyn Fn(&str) -> bool) -> usize {
     for item in &mut items {
         item.record = item.record.take().filter(|r| !core.transcripts.has_end(&r.message, &r.turn_id));
     }
-    let sender = Arc::clone(core);
-    let posted = std::mem::take(&mut items);
-    let spawned = thread::spawn("outbox", move || {
-        for item in posted {
-            outbox::post(&sender, item);
-        }
-    });
-    if let Err(e) = spawned {
-        log::error!("outbox.thread_failed error={e}");
-    }
+    outbox::post_all(core, items);
     count
 }
 
