@@ -21,7 +21,7 @@ use super::settle::{self, Served};
 use super::transcript::{FailureFacts, RuntimeFailure, TurnErrorPhase};
 use super::turn::{Turn, message_ids};
 use super::waits::Cause;
-use super::{dead, keys, now_ms, park_timer, parking, persist};
+use super::{keys, now_ms, park_timer, parking, persist};
 use crate::message::{Inbound, Outbound, OutboundKind};
 use crate::thread;
 
@@ -468,29 +468,12 @@ pub(super) fn abandon(core: &Arc<Core>, turn_id: &str) {
     }
 }
 
-/// Three attempts were interrupted: a fourth is not made.
-pub(super) fn dead_letter(core: &Arc<Core>, turn: &Arc<Turn>) -> bool {
-    if turn.token.end().is_err() {
-        return false;
-    }
-    let attempts = turn.attempt - 1;
-    log::error!("turn.dead_letter queue={} turn={} attempts={attempts}", turn.key, turn.id);
-    let started =
-        Record::Started { e: turn.entries(), turn: turn.id.clone(), attempt: turn.attempt, rt: turn.runtime.clone() };
-    drop(core.journal.append(started));
-    dead::keep(core, &turn.entries(), &format!("interrupted {attempts} times"));
-    let text = format!("⚠️ This message was interrupted {attempts} times and is not tried again.");
-    finish(core, turn, &Run::Returned(RunResult::default()), internal("interrupted", text));
-    core.turn_over(&turn.key, &turn.id, &turn.merged_from);
-    true
-}
-
 /// The turn's thread panicked: the messages are accounted for, the conversation goes on.
 pub(super) fn panicked(core: &Arc<Core>, live: &Live, key: &str, turn_id: &str, messages: &[Arc<Inbound>]) -> bool {
     let turn = live.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     if let Some(turn) = turn.as_ref().filter(|turn| turn.token.end().is_ok()) {
         let text = "⚠️ An internal error ended this turn; it is in the log.".to_owned();
-        finish(core, turn, &Run::Returned(RunResult::default()), internal("internal", text));
+        finish(core, turn, &Run::Returned(RunResult::default()), internal(text));
     } else {
         // It panicked while it was being concluded or before it was prepared: the journal still has the
         // messages, and the next start answers them.
@@ -501,7 +484,7 @@ pub(super) fn panicked(core: &Arc<Core>, live: &Live, key: &str, turn_id: &str, 
 }
 
 /// An outcome that is not the runtime's.
-fn internal(kind: &str, text: String) -> Outcome {
+fn internal(text: String) -> Outcome {
     Outcome {
         status: TurnStatus::Error,
         why: "error",
@@ -511,7 +494,10 @@ fn internal(kind: &str, text: String) -> Outcome {
         record_outbound: true,
         session: SessionAction::Keep,
         breaker: BreakerNews::None,
-        failed: Some((TurnErrorPhase::Runtime, TurnFailure { kind: kind.into(), message: text, error_ref: None })),
+        failed: Some((
+            TurnErrorPhase::Runtime,
+            TurnFailure { kind: "internal".into(), message: text, error_ref: None },
+        )),
         side_error: None,
     }
 }

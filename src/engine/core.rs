@@ -310,6 +310,8 @@ impl Core {
                 Mode::Single
             }
             QueueMode::CancelPrevious => Mode::CancelPrevious,
+            // Should it be what brings the daemon down, no other counts as interrupted with it.
+            QueueMode::Serial if job.attempts > 0 => Mode::Single,
             QueueMode::Serial => Mode::Coalesce,
         }
     }

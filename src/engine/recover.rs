@@ -16,7 +16,7 @@ use super::journal::{Entry, EntryState, OutboxItem, Record, Turn};
 use super::outbox::{self, Item};
 use super::ports::{Settled, TurnEvent};
 use super::records::Ended;
-use super::{dead, keys, notice, now_ms, operator, park_timer, parking};
+use super::{dead, keys, notice, now_ms, operator, park_timer, parking, unrun};
 
 /// How much of what waits is taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +227,8 @@ fn take_up(core: &Arc<Core>, entry: Entry) {
     let turn_id = keys::uuid_v4();
     if is_held {
         operator::shelve(core, job, is_asked);
+    } else if job.attempts >= core.settings.max_attempts {
+        unrun::give_up(core, job, turn_id);
     } else if is_kept {
         aside::keep(core, turn_id, job, SetAside::Media, age);
     } else if was_interrupted {

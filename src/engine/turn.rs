@@ -191,9 +191,6 @@ pub(super) fn run(core: &Arc<Core>, start: Start<Job>, live: &Live) -> bool {
     let Some(turn) = prepare::prepare(core, start, live) else { return false };
     let turn = Arc::new(turn);
     *live.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&turn));
-    if turn.attempt > core.settings.max_attempts {
-        return conclude::dead_letter(core, &turn);
-    }
     let timer = {
         let core = Arc::clone(core);
         let id = turn.id.clone();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::core::{Core, Job};
+use super::dead;
 use super::journal::{Outcome, Record};
 use super::notice::Place;
 use super::outbox::{self, Item};
@@ -29,10 +30,20 @@ pub(super) fn end(core: &Arc<Core>, job: &Job, turn_id: &str, status: TurnStatus
 /// it. Returns at once: the reply is written down and sent on a thread of its own.
 pub(super) fn refuse(core: &Arc<Core>, job: Job, turn_id: String, error: String, keep: bool) {
     let core = Arc::clone(core);
-    aside(move || refuse_now(&core, &job, &turn_id, error, keep));
+    let text = format!("⚠️ Runtime error: {}", clip(&error, 500));
+    aside(move || refuse_now(&core, &job, &turn_id, "auth", error, text, keep));
 }
 
-fn refuse_now(core: &Arc<Core>, job: &Job, turn_id: &str, error: String, keep: bool) {
+/// Gives up a message whose runs were interrupted too often: one more is not made. It alone, whatever waits with it.
+pub(super) fn give_up(core: &Arc<Core>, job: Job, turn_id: String) {
+    let (core, attempts) = (Arc::clone(core), job.attempts);
+    log::error!("turn.dead_letter queue={} turn={turn_id} attempts={attempts}", job.message.queue_key());
+    dead::keep(&core, std::slice::from_ref(&job.entry), &format!("interrupted {attempts} times"));
+    let text = format!("⚠️ This message was interrupted {attempts} times and is not tried again.");
+    aside(move || refuse_now(&core, &job, &turn_id, "interrupted", text.clone(), text, false));
+}
+
+fn refuse_now(core: &Arc<Core>, job: &Job, turn_id: &str, kind: &str, error: String, text: String, keep: bool) {
     let message = &job.message;
     let runtime = turn::runtime_id(job);
     records::refused(core, message, turn_id, &error);
@@ -47,7 +58,6 @@ fn refuse_now(core: &Arc<Core>, job: &Job, turn_id: &str, error: String, keep: b
         reason: None,
         blocks: Vec::new(),
     });
-    let text = format!("⚠️ Runtime error: {}", clip(&error, 500));
     if keep {
         // The message may yet become a turn of this id, so the refusal has one of its own.
         post(core, message, &format!("refused_{turn_id}"), text, Vec::new(), record);
@@ -59,7 +69,7 @@ fn refuse_now(core: &Arc<Core>, job: &Job, turn_id: &str, error: String, keep: b
     drop(core.journal.append(Record::Started { e, turn, attempt: job.attempts + 1, rt }));
     settle_run(core, message);
     let mut report = report(message, runtime, turn_id, TurnStatus::Error);
-    report.error = Some(TurnFailure { kind: "auth".into(), message: error, error_ref: None });
+    report.error = Some(TurnFailure { kind: kind.into(), message: error, error_ref: None });
     post(core, message, turn_id, text, entries, record);
     core.observe(&TurnEvent::Finished { message, report: &report });
 }
