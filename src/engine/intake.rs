@@ -17,7 +17,7 @@ use super::fuse::{Cause, Verdict};
 use super::gate::{self, Policy};
 use super::ports::{Channel, TurnEvent, TurnStatus};
 use super::queue::Mode;
-use super::{attention, keys, notice, now_ms, operator, parking, records, recover, turn, unrun, waits};
+use super::{attention, cancelling, keys, notice, now_ms, operator, parking, records, recover, turn, unrun, waits};
 use crate::message::Inbound;
 use crate::thread;
 
@@ -67,10 +67,19 @@ impl Arriving {
     }
 }
 
+/// A message that is in no list just now.
+struct Looking {
+    messages: Vec<Arc<Inbound>>,
+    /// A person does not want it any more.
+    cancelled: bool,
+}
+
 #[derive(Default)]
 struct Lanes {
     /// What waits behind the message that is being looked at, by queue key. A key is there while somebody looks.
     waiting: HashMap<String, VecDeque<Arriving>>,
+    /// What is being looked at, by queue key.
+    looking: HashMap<String, Looking>,
     /// Queues whose next message needs an answer from afar.
     asking: VecDeque<String>,
     threads: usize,
@@ -110,14 +119,44 @@ impl Intake {
         removed
     }
 
+    /// Has those messages cancelled, once it is decided where they go, that are being looked at and wanted; returns how
+    /// many they are.
+    pub(super) fn cancel(&self, wanted: &dyn Fn(&Inbound) -> bool) -> u64 {
+        let mut count = 0;
+        for looking in self.lock().looking.values_mut() {
+            if !looking.cancelled && looking.messages.iter().any(|message| wanted(message)) {
+                looking.cancelled = true;
+                count += looking.messages.len() as u64;
+            }
+        }
+        count
+    }
+
+    /// Whether a person has cancelled what is being looked at.
+    fn is_cancelled(&self, key: &str) -> bool {
+        self.lock().looking.get(key).is_some_and(|looking| looking.cancelled)
+    }
+
     /// The next message of a queue; without one the queue is left alone.
     fn next(&self, key: &str) -> Option<Arriving> {
         let mut lanes = self.lock();
+        lanes.looking.remove(key);
         let next = lanes.waiting.get_mut(key)?.pop_front();
-        if next.is_none() {
-            lanes.waiting.remove(key);
+        match &next {
+            Some(arriving) => {
+                let looking = Looking { messages: arriving.job.messages(), cancelled: false };
+                lanes.looking.insert(key.to_owned(), looking);
+            }
+            None => drop(lanes.waiting.remove(key)),
         }
         next
+    }
+
+    /// Gives the message that is being looked at back to the front of its queue.
+    fn put_back(&self, key: &str, arriving: Arriving) {
+        let mut lanes = self.lock();
+        lanes.looking.remove(key);
+        lanes.waiting.entry(key.to_owned()).or_default().push_front(arriving);
     }
 }
 
@@ -149,12 +188,17 @@ enum Drained {
 fn drain(core: &Arc<Core>, key: &str, may_ask: bool) -> Drained {
     while let Some(arriving) = core.intake.next(key) {
         if !may_ask && asks(core, &arriving) {
-            core.intake.lock().waiting.entry(key.to_owned()).or_default().push_front(arriving);
+            core.intake.put_back(key, arriving);
             return Drained::Asks;
         }
+        let message = Arc::clone(&arriving.job.message);
         // What a panic leaves behind is in the journal, for the next start.
         if catch_unwind(AssertUnwindSafe(|| decide(core, arriving))).is_err() {
             log::error!("intake.panic queue={key}");
+        }
+        // A person may have come when it was decided and not yet to be found where it went.
+        if core.intake.is_cancelled(key) {
+            cancelling::cancel(core, &|other| other.channel == message.channel && other.id == message.id);
         }
     }
     Drained::Empty
@@ -227,6 +271,10 @@ fn decide(core: &Arc<Core>, arriving: Arriving) {
             records::attention_skipped(core, &job.message, &turn_id);
             return unrun::end(core, &job, &turn_id, TurnStatus::NoReply, "skipped:attention");
         }
+    }
+    if core.intake.is_cancelled(&key) {
+        cancelling::end(core, turn_id, job);
+        return;
     }
     let runtime = turn::runtime_id(&job).to_owned();
     // Where messages wait for a login in their lanes, each of them may be the one that finds it renewed.
