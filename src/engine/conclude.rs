@@ -208,7 +208,7 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
         Run::Returned(result) => Some(result),
         Run::Threw(_) => None,
     };
-    let session_id = keep_session(core, turn, &outcome.session, result);
+    let session_id = keep_session(core, turn, &fate(turn, &outcome), result);
     let ms = turn.began.elapsed().as_millis() as u64;
     if let Some((phase, failure)) = &outcome.failed {
         let evidence = (*phase == TurnErrorPhase::Runtime).then(|| evidence(turn, run, failure, ms));
@@ -294,6 +294,13 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
     );
     turn.told.store(true, Ordering::Release);
     core.observe(&TurnEvent::Finished { message: &turn.message, report: &report });
+}
+
+/// What becomes of the stored session. One that was left for a fresh one goes now, even if no fresh one came of it.
+fn fate(turn: &Turn, outcome: &Outcome) -> SessionAction {
+    let is_left = outcome.session == SessionAction::Keep && turn.progress().left;
+    // Whoever cancels wants to go on from where the conversation was.
+    if is_left && outcome.status != TurnStatus::Cancelled { SessionAction::Delete } else { outcome.session.clone() }
 }
 
 /// Carries out the fate of the session; returns the id that will be resumed next.

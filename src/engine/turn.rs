@@ -86,6 +86,9 @@ pub(super) struct Progress {
     pub(super) announced: Option<String>,
     /// Session resumed by the last run.
     pub(super) active: Option<SessionEntry>,
+    /// The stored session is left for a fresh one. It goes at the end: a turn that takes the place of this one before
+    /// has to know that there was one, to tell the fresh session of the room.
+    pub(super) left: bool,
     /// When the runtime last showed a sign of life; `None` before the first.
     pub(super) last: Option<Instant>,
     /// The timer that looks after its silence.
@@ -309,7 +312,7 @@ fn execute(core: &Arc<Core>, turn: &Arc<Turn>) -> Option<Run> {
         Again::Fresh => {
             let error = clip(&redact::text(first.error().unwrap_or_default()), 1_000);
             log::info!("turn.retry_fresh queue={} turn={} error={error:?}", turn.key, turn.id);
-            forget(core, turn);
+            turn.progress().left = true;
             request.text = recovery(core, turn, FreshStart::Failed(&error), &composed);
             run(&mut request, None)
         }
@@ -371,7 +374,7 @@ fn opening(core: &Arc<Core>, turn: &Turn, composed: &str) -> (Option<SessionEntr
         Some(entry) => match expired(core, turn, &entry) {
             Some(why) => {
                 log::info!("session.rotate queue={} turn={} why={why:?}", turn.key, turn.id);
-                forget(core, turn);
+                turn.progress().left = true;
                 (None, recovery(core, turn, why, composed))
             }
             None => {
