@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use bellhop::engine::Recovery;
 use bellhop::engine::backlog::State;
+use bellhop::engine::journal::{Accept, Journal, JournalOptions, Record};
 use bellhop::engine::now_ms;
 use bellhop::engine::park::MarkerFile;
-use bellhop::engine::ports::{Channel, RecentMessage, RunRequest, TurnEvent, TurnObserver};
+use bellhop::engine::ports::{Capabilities, Channel, RecentMessage, RunRequest, TurnEvent, TurnObserver};
 use bellhop::engine::sessions::SessionEntry;
 use bellhop::message::{ConversationKind, Inbound};
-use support::engine::{Build, FakeChannel, Harness, answer, group, hang, script};
+use bellhop::store::RealDisk;
+use support::engine::{Build, FakeChannel, Gate, Harness, PATIENCE, TempDir, answer, group, hang, script};
 
 fn media(room: &str, id: &str) -> Inbound {
     Inbound { media_only: true, ..group(room, id, "[image]") }
@@ -104,6 +106,67 @@ fn what_was_left_for_a_channel_goes_on_when_it_comes_and_not_before() {
     again.engine.add_channel(Arc::new(FakeChannel::new("third", "botcord", channel.capabilities())));
     idle(&again);
     assert_eq!((again.runtime.runs.len(), channel.settled.len()), (1, 1));
+}
+
+#[test]
+fn a_message_that_waited_for_days_runs_once_when_its_channel_comes() {
+    let dir = Arc::new(TempDir::new("old-and-waiting"));
+    let opened = Journal::open(&dir.0.join("journal"), Arc::new(RealDisk), JournalOptions::default()).unwrap();
+    let old = now_ms() - 3 * 24 * 3_600_000;
+    let mut entries = Vec::new();
+    for (room, id) in [("rm_deferred", "1"), ("rm_held", "2")] {
+        let accepted = opened.journal.accept(vec![group(room, id, "hello")], old).remove(0);
+        let Accept::New { entry_id, ticket, .. } = accepted else { panic!("{accepted:?}") };
+        ticket.wait().unwrap();
+        entries.push(entry_id);
+    }
+    let (on, why) = ("codex".into(), "usage_limit".into());
+    opened.journal.append(Record::Deferred { e: vec![entries[0].clone()], on, why, until: old }).wait().unwrap();
+    opened.journal.append(Record::Hold { e: entries[1].clone(), why: None }).wait().unwrap();
+    opened.journal.close();
+    let gate = Arc::new(Gate::default());
+    let pass = Arc::clone(&gate);
+    let build = Build {
+        channel: FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities()),
+        script: script(move |_, _, cancel, _| {
+            pass.pass(cancel);
+            Ok(answer("done", "s"))
+        }),
+        recovery: Recovery::AsChannelsCome,
+        ..Build::default()
+    };
+    let h = Harness::in_dir(dir, build);
+    let channel = Arc::new(FakeChannel::botcord());
+    h.engine.add_channel(Arc::clone(&channel) as Arc<dyn Channel>);
+    h.runtime.runs.wait(1);
+    gate.open();
+    channel.settled.wait(1);
+    assert!(h.engine.wait_idle(PATIENCE));
+    h.engine.release(&entries[1]).unwrap();
+    channel.settled.wait(2);
+    assert!(h.engine.wait_idle(PATIENCE));
+    let runs: Vec<_> = h.runtime.runs.all().into_iter().map(|r| (r.room_id, r.text)).collect();
+    assert_eq!(runs, [("rm_deferred".into(), "hello".into()), ("rm_held".into(), "hello".into())]);
+}
+
+#[test]
+fn whoever_is_here_for_one_message_leaves_what_is_too_old_to_those_who_can_say_so() {
+    let dir = Arc::new(TempDir::new("old-and-visited"));
+    let opened = Journal::open(&dir.0.join("journal"), Arc::new(RealDisk), JournalOptions::default()).unwrap();
+    let accepted = opened.journal.accept(vec![group("rm_g", "1", "hello")], now_ms() - 2 * 24 * 3_600_000).remove(0);
+    let Accept::New { ticket, .. } = accepted else { panic!("{accepted:?}") };
+    ticket.wait().unwrap();
+    opened.journal.close();
+    let terminal = FakeChannel::new("terminal", "local", Capabilities::default());
+    let visit = Build { channel: terminal, recovery: Recovery::OnDemand, ..Build::default() };
+    let visitor = Harness::in_dir(dir, visit);
+    assert_eq!((visitor.recovered.dormant, visitor.recovered.stale), (1, 0));
+    let daemon = Harness::in_dir(visitor.stop(), Build::default());
+    assert_eq!(daemon.channel.settled.wait(1)[0].why, "skipped:stale");
+    let told = daemon.channel.sent.all();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].text, "⚠️ 1 message(s) that came more than 24 hours ago were not answered.");
+    assert_eq!(daemon.runtime.runs.len(), 0);
 }
 
 #[test]

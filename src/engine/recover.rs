@@ -56,11 +56,12 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     aside::restore_counts(core);
     let entries: Vec<Entry> = core.journal.view(|ledger| ledger.entries().cloned().collect());
     let is_here = |channel: &str| how == Recovery::All || core.channel(channel).is_some();
-    // A channel that has not come for so long does not come any more.
-    let given_up = now_ms() - 2 * core.settings.stale_after.as_millis() as i64;
-    let (ours, others): (Vec<Entry>, Vec<Entry>) = entries
-        .into_iter()
-        .partition(|entry| how != Recovery::AsChannelsCome || is_here(&entry.channel) || entry.accepted_at < given_up);
+    // A channel that has not come for so long does not come any more: what has not run by then ends here. What waits for
+    // something else waits for its channel as well, and must not run twice when that comes after all.
+    let oldest = now_ms() - 2 * core.settings.stale_after.as_millis() as i64;
+    let is_given_up = |e: &Entry| is_stale(e, oldest) || e.accepted_at < oldest && waits_for_text(e);
+    let (ours, others): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|e| how != Recovery::AsChannelsCome || is_here(&e.channel) || is_given_up(e));
     let mut found = take_in(core, ours, how, &is_here);
     found.dormant += others.iter().filter(|e| !matches!(e.state, EntryState::Done { .. })).count();
     {
@@ -104,9 +105,11 @@ fn take_in(core: &Arc<Core>, entries: Vec<Entry>, how: Recovery, here: &dyn Fn(&
         park_timer::restore(core, &key, entries);
     }
     for entry in entries {
+        let is_absent = how == Recovery::OnDemand && core.channel(&entry.channel).is_none();
         match &entry.state {
-            // Its far side is told by whoever has its channel.
-            EntryState::Done { .. } if how == Recovery::OnDemand && core.channel(&entry.channel).is_none() => {}
+            // Its far side is told by whoever has its channel, also of what is too old by now.
+            EntryState::Done { .. } if is_absent => {}
+            EntryState::Waiting | EntryState::Running { .. } if is_absent => found.dormant += 1,
             EntryState::Done { why, .. } => {
                 let settled = Settled::new(entry.ids.clone(), why, [entry.message.as_ref()]);
                 match core.channel(&entry.channel) {
