@@ -91,6 +91,13 @@ impl Breakers {
         if state.blocked_until == 0 {
             return Check::Closed;
         }
+        // A clock that was set back must not keep it open for longer than it is.
+        if now < state.last_failure_at {
+            state.blocked_until = state.blocked_until.min(now);
+        }
+        if state.probe_until.saturating_sub(now) > PROBE_LEASE_MS {
+            state.probe_until = 0;
+        }
         let until = state.blocked_until.max(state.probe_until);
         if until > now {
             return Check::Open { until };
@@ -209,6 +216,16 @@ mod tests {
         assert!(!breakers.clear("codex", "a"));
         assert_eq!(breakers.check("codex", "a", lease + 1_002), Check::Closed);
         assert!(breakers.open(0).is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_nothing_open() {
+        let limits = BreakerLimits { threshold: 1, cool_down_ms: 600_000 };
+        let mut breakers = Breakers::default();
+        breakers.failure("codex", &message("r"), "refused", &limits, 1_000_000_000);
+        assert_eq!(breakers.check("codex", "a", 1_000_000_001), Check::Open { until: 1_000_600_000 });
+        assert_eq!(breakers.check("codex", "a", 5_000), Check::Probe);
+        assert_eq!(breakers.check("codex", "a", 5_001), Check::Open { until: 5_000 + PROBE_LEASE_MS });
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::core::{Core, Job};
 use super::intake::{self, Arriving};
 use super::journal::{Entry, Record};
 use super::outbox;
-use super::park::{Marker, Parked};
+use super::park::{Marker, Parked, WAIT_LIMIT_MS};
 use super::ports::Settled;
 use super::timer::TimerId;
 use super::turn::Turn;
@@ -248,6 +248,8 @@ pub(super) fn give_up(core: &Arc<Core>, entry: &str) -> bool {
 /// A parked turn of an earlier process.
 pub(super) fn restore(core: &Arc<Core>, key: &str, entries: Vec<Entry>) {
     let until = entries.iter().filter_map(|e| e.parked.as_ref()).map(|p| p.until).max().unwrap_or_default();
+    // A clock that was set back must not make the wait longer than it is.
+    let until = until.min(now_ms().saturating_add(WAIT_LIMIT_MS));
     let ids = entries.iter().flat_map(|e| e.ids.clone()).collect();
     let settled = Settled::new(ids, "gated", entries.iter().map(|e| e.message.as_ref()));
     let job = |e: Entry| Job { woken: true, ..Job::new(e.id, core.route(&e.message), e.message) };

@@ -28,7 +28,7 @@ pub const LONGEST_MS: i64 = 24 * 3_600_000;
 pub const SHORTEST_MS: i64 = 60_000;
 /// How often a login, a program or a disk is tried.
 pub const PROBE_MS: i64 = 5 * 60_000;
-/// Rooms that are remembered as told, for each wait; further ones are told again.
+/// Rooms that are remembered as told, for each wait; further ones are not told.
 const TOLD: usize = 1_000;
 
 /// What a runtime waits for.
@@ -155,6 +155,13 @@ pub struct Wait {
     probe: Option<String>,
 }
 
+impl Wait {
+    /// Whether the next probe may run. A clock that was set back must not make the wait longer than it is.
+    fn is_due(&self, now: i64) -> bool {
+        self.until <= now || self.until.saturating_sub(now) > LONGEST_MS
+    }
+}
+
 /// What a turn of a runtime may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -197,7 +204,7 @@ impl Waits {
     pub fn admits(&self, key: &str, now: i64) -> Admission {
         match self.waits.get(key) {
             None => Admission::Free,
-            Some(wait) if wait.until <= now && wait.probe.is_none() => Admission::Probe,
+            Some(wait) if wait.is_due(now) && wait.probe.is_none() => Admission::Probe,
             Some(_) => Admission::Wait,
         }
     }
@@ -213,7 +220,7 @@ impl Waits {
     pub fn met(&mut self, key: &str, turn: &str, cause: Cause, reset: Option<i64>, now: i64) -> Wait {
         let known = self.waits.remove(key).filter(|w| w.cause == cause);
         // Turns that ran side by side meet the same thing; only the probe makes the wait longer.
-        let again = known.as_ref().is_none_or(|w| w.until <= now || w.probe.as_deref() == Some(turn));
+        let again = known.as_ref().is_none_or(|w| w.is_due(now) || w.probe.as_deref() == Some(turn));
         let tries = known.as_ref().map_or(0, |w| w.tries) + u32::from(again);
         let until = match (&known, again) {
             (Some(known), false) => known.until.max(reset.map_or(0, |at| bounded(at, now))),
@@ -250,7 +257,7 @@ impl Waits {
 
     /// When the next probe may run that may not run yet.
     pub fn next_probe(&self, now: i64) -> Option<i64> {
-        self.waits.values().map(|w| w.until).filter(|at| *at > now).min()
+        self.waits.values().filter(|w| !w.is_due(now)).map(|w| w.until).min()
     }
 }
 
@@ -369,6 +376,19 @@ mod tests {
         assert_eq!(w.admits("codex", PROBE_MS), Admission::Probe);
         assert!(w.worked("codex"));
         assert!(w.is_empty() && !w.worked("codex"));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_wait_longer() {
+        let mut w = Waits::default();
+        let now = 400 * 24 * HOUR;
+        assert_eq!(w.met("c", "t1", Cause::UsageLimit, Some(now + 99 * HOUR), now).until, now + LONGEST_MS);
+        assert_eq!((w.admits("c", now), w.next_probe(now)), (Admission::Wait, Some(now + LONGEST_MS)));
+        let back = now - 300 * 24 * HOUR;
+        assert_eq!((w.admits("c", back), w.next_probe(back)), (Admission::Probe, None));
+        w.probing("c", "t2");
+        let again = w.met("c", "t2", Cause::UsageLimit, None, back);
+        assert_eq!((again.tries, again.until), (2, back + 2 * QUOTA_MS));
     }
 
     #[test]
