@@ -207,7 +207,7 @@ pub fn decide(run: &Run, facts: &Facts<'_>, capture: impl FnOnce(&str) -> Captur
         Run::Threw(thrown) => {
             let mut outcome = failed(run, facts, capture(&thrown.message), String::new());
             outcome.record_outbound = false;
-            outcome.session = thrown_session(facts);
+            outcome.session = thrown_session(thrown, facts);
             return outcome;
         }
         Run::Returned(result) => result,
@@ -318,7 +318,12 @@ pub fn class_name(class: ErrorClass) -> String {
     }
 }
 
-fn thrown_session(facts: &Facts<'_>) -> SessionAction {
+/// A session in which a run throws twice in a row is given up, unless something else is to blame for certain.
+fn thrown_session(thrown: &Thrown, facts: &Facts<'_>) -> SessionAction {
+    use ErrorClass::{Auth, Busy, Config, Missing, UsageLimit};
+    if matches!(thrown.class, Some(Auth | Busy | Config | Missing | UsageLimit)) {
+        return SessionAction::Keep;
+    }
     match facts.active {
         Some(entry) if entry.suspect => SessionAction::Delete,
         Some(_) => SessionAction::Suspect,
@@ -460,6 +465,23 @@ mod tests {
         assert_eq!(decided(&run, &Facts { active: Some(&entry), ..facts() }).session, SessionAction::Suspect);
         entry.suspect = true;
         assert_eq!(decided(&run, &Facts { active: Some(&entry), ..facts() }).session, SessionAction::Delete);
+    }
+
+    #[test]
+    fn a_throw_costs_a_session_only_what_may_be_its_fault() {
+        use ErrorClass::{Auth, Busy, Config, Missing, UsageLimit};
+        let once = SessionEntry::default();
+        let twice = SessionEntry { suspect: true, ..SessionEntry::default() };
+        let thrown = |class, entry| {
+            let run = Run::Threw(Thrown { class, ..Thrown::new("no") });
+            decided(&run, &Facts { active: Some(entry), ..facts() }).session
+        };
+        for class in [None, Some(ErrorClass::Other), Some(ErrorClass::Protocol)] {
+            assert_eq!((thrown(class, &once), thrown(class, &twice)), (SessionAction::Suspect, SessionAction::Delete));
+        }
+        for class in [Auth, Busy, Config, Missing, UsageLimit] {
+            assert_eq!(thrown(Some(class), &twice), SessionAction::Keep, "{class:?}");
+        }
     }
 
     #[test]
