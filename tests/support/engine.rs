@@ -89,6 +89,8 @@ impl<T: Clone> Log<T> {
     }
 }
 
+pub type BeforeSend = Box<dyn Fn(&Outbound) + Send + Sync>;
+
 /// A channel that records what it is asked to do.
 pub struct FakeChannel {
     pub id: String,
@@ -112,6 +114,8 @@ pub struct FakeChannel {
     pub waited_at: bool,
     pub patience: Option<Duration>,
     pub stream_pace: StreamPace,
+    /// Called in each attempt to send, before the far side has it.
+    pub before_send: Option<BeforeSend>,
     /// Everything in order, as words.
     pub order: Arc<Log<String>>,
 }
@@ -133,6 +137,7 @@ impl FakeChannel {
             waited_at: false,
             patience: None,
             stream_pace: StreamPace::default(),
+            before_send: None,
             policies: None,
             display_name: None,
             typing_fails: false,
@@ -167,6 +172,9 @@ impl Channel for FakeChannel {
     }
 
     fn send(&self, message: &Outbound) -> Delivery {
+        if let Some(before) = &self.before_send {
+            before(message);
+        }
         let mut deliveries = self.deliveries.lock().unwrap();
         let delivery =
             if deliveries.is_empty() { Delivery::Delivered { id: Some("p1".into()) } } else { deliveries.remove(0) };
