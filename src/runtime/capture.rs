@@ -1,8 +1,9 @@
-//! Short commands of a CLI whose output is wanted: `--help`, `model list`.
+//! Short commands of a CLI whose output is wanted: `--version`, `--help`, `model list`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::process::{Driven, Handler, Io, Process, Spec, Stdin, StopLimits};
@@ -12,16 +13,21 @@ use crate::engine::cancel::CancelToken;
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// Most bytes of output that are kept; a command that prints more has failed.
 const OUTPUT_LIMIT: usize = 16 * 1_048_576;
+/// How one that takes too long is stopped: nothing is lost with it.
+const STOP: StopLimits =
+    StopLimits { term: Duration::from_millis(200), kill: Duration::from_millis(500), give_up: Duration::from_secs(2) };
+
+/// Commands run so far. Each is marked with a number of its own: several run at the same time, and ending one that
+/// takes too long must not end the others.
+static COMMANDS: AtomicU64 = AtomicU64::new(1);
 
 struct Collect {
     text: String,
-    end: Instant,
     failed: bool,
 }
 
 impl Handler for Collect {
     fn line(&mut self, line: &str, io: &mut Io) {
-        io.wake_at(Some(self.end));
         if self.text.len() + line.len() >= OUTPUT_LIMIT {
             self.failed = true;
             io.stop();
@@ -69,20 +75,22 @@ pub fn run(
     env.extend([("FORCE_COLOR", "0"), ("NO_COLOR", "1")].map(|(k, v)| (k.into(), v.into())));
     let spec = Spec {
         runtime: "probe".into(),
-        turn_id: format!("probe-{}", std::process::id()),
+        turn_id: format!("probe-{}-{}", std::process::id(), COMMANDS.fetch_add(1, Ordering::Relaxed)),
         program: program.to_owned(),
         args: args.iter().map(Into::into).collect(),
         env,
         cwd: if cwd.is_dir() { cwd.to_owned() } else { "/".into() },
         stdin: Stdin::Null,
-        // Silence ends it here, endless chatter by the tick.
-        idle_limit: Some(limit),
+        idle_limit: None,
         kill_leftovers: false,
-        stop: StopLimits::default(),
+        stop: STOP,
     };
     let cancel = CancelToken::new().ok()?;
-    let mut collect = Collect { text: String::new(), end: Instant::now() + limit, failed: false };
-    match Process::spawn(spec).ok()?.drive(&cancel, &mut collect) {
+    let mut collect = Collect { text: String::new(), failed: false };
+    let mut process = Process::spawn(spec).ok()?;
+    // Neither silence nor chatter on either pipe puts it off.
+    process.wake_at(Instant::now() + limit);
+    match process.drive(&cancel, &mut collect) {
         Driven::Ended(end) if end.stopped.is_none() && !collect.failed => {
             Some(Said { code: end.exit_code, stdout: collect.text, stderr: end.stderr_tail })
         }
@@ -105,5 +113,31 @@ mod tests {
         assert_eq!(say("echo ' a'; echo; echo b >&2; printf $NO_COLOR").as_deref(), Some("a\n1\n"));
         assert_eq!(say("echo a; exit 1"), None);
         assert_eq!(stdout(Path::new("/nowhere/x"), &[], &BTreeMap::new(), Path::new("/")), None);
+    }
+
+    #[test]
+    fn whatever_it_does_meanwhile_its_time_ends() {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+        let forever = |script: &str| {
+            let env = vec![("PATH".into(), path.clone())];
+            run(Path::new("sh"), &["-c", script], env, Path::new("/"), Duration::from_millis(300)).is_none()
+        };
+        for said in ["", "echo x;", "echo x >&2;", "printf x;", "printf x >&2;"] {
+            assert!(forever(&format!("while :; do {said} sleep 0.02; done")), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_one_leaves_the_others_alone() {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+        let ask = |script: &'static str, limit: u64| {
+            let env = vec![("PATH".into(), path.clone())];
+            std::thread::spawn(move || {
+                run(Path::new("sh"), &["-c", script], env, Path::new("/"), Duration::from_millis(limit))
+            })
+        };
+        let (slow, short) = (ask("sleep 1; echo done", 60_000), ask("sleep 60", 100));
+        assert!(short.join().unwrap().is_none());
+        assert_eq!(slow.join().unwrap().map(|said| said.stdout), Some("done\n".to_owned()));
     }
 }

@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::engine::cancel::CancelToken;
 use crate::json;
-use crate::runtime::environ;
-use crate::runtime::process::{Driven, Handler, Io, Process, Spec, Stdin, StopLimits};
+use crate::runtime::outcome::cap;
 use crate::runtime::resolve::FileId;
 use crate::runtime::settings::RuntimeSettings;
+use crate::runtime::{capture, environ};
 use crate::store::{self, Disk, RealDisk};
 
 use serde::{Deserialize, Serialize};
 
-/// How long a CLI may be silent before the question is given up.
+/// How long a CLI may take for its answer.
 pub const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a failure is remembered.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// More output than this is not kept.
 const MAX_OUTPUT: usize = 256 * 1024;
@@ -28,10 +30,13 @@ const MAX_FILE: u64 = MAX_KEPT as u64 * MAX_OUTPUT as u64;
 /// Version of the file's form.
 const FORM: u32 = 1;
 
+/// Answers by file and question; of a question that failed, when that was.
+type Known = BTreeMap<(FileId, String), Result<String, Instant>>;
+
 /// Answers of CLIs by file and question. A binary that changed is asked again.
 #[derive(Default)]
 pub struct Answers {
-    known: Mutex<BTreeMap<(FileId, String), Option<String>>>,
+    known: Mutex<Known>,
     /// Where they are kept between starts.
     file: Option<PathBuf>,
 }
@@ -64,7 +69,7 @@ impl Answers {
         for kept in document.into_iter().flat_map(|document| document.answers).take(MAX_KEPT) {
             let Ok(mtime_ns) = kept.mtime_ns.parse() else { continue };
             let file = FileId { dev: kept.dev, ino: kept.ino, mtime_ns, size: kept.size };
-            answers.lock().insert((file, kept.question), Some(kept.answer));
+            answers.lock().insert((file, kept.question), Ok(kept.answer));
         }
         answers
     }
@@ -73,7 +78,7 @@ impl Answers {
     /// that failed is asked again.
     pub fn keep(&self, files: &[FileId]) {
         let Some(path) = &self.file else { return };
-        let keep = |((file, question), answer): (&(FileId, String), &Option<String>)| {
+        let keep = |((file, question), answer): (&(FileId, String), &Result<String, Instant>)| {
             files.contains(file).then_some(())?;
             Some(Kept {
                 dev: file.dev,
@@ -81,7 +86,7 @@ impl Answers {
                 mtime_ns: file.mtime_ns.to_string(),
                 size: file.size,
                 question: question.clone(),
-                answer: answer.clone()?,
+                answer: answer.as_ref().ok()?.clone(),
             })
         };
         let answers = self.lock().iter().filter_map(keep).take(MAX_KEPT).collect();
@@ -106,62 +111,39 @@ impl Answers {
         said.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
     }
 
-    /// Standard output of `<program> <question>`, trimmed; `None` when it fails.
+    /// Standard output of `<program> <question>`, trimmed; `None` when it fails. One that has failed is asked again
+    /// after [`ASK_AGAIN`]: the machine may have been busy.
     pub fn ask(&self, program: &Path, file: FileId, question: &str, settings: &RuntimeSettings) -> Option<String> {
+        self.ask_at(program, file, question, settings, Instant::now())
+    }
+
+    fn ask_at(
+        &self,
+        program: &Path,
+        file: FileId,
+        question: &str,
+        settings: &RuntimeSettings,
+        now: Instant,
+    ) -> Option<String> {
         let key = (file, question.to_owned());
-        if let Some(answer) = self.lock().get(&key) {
-            return answer.clone();
+        match self.lock().get(&key) {
+            Some(Ok(answer)) => return Some(answer.clone()),
+            Some(Err(failed)) if now.saturating_duration_since(*failed) < ASK_AGAIN => return None,
+            _ => {}
         }
         let answer = ask_now(program, question, settings);
-        self.lock().insert(key, answer.clone());
+        self.lock().insert(key, answer.clone().ok_or_else(Instant::now));
         answer
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(FileId, String), Option<String>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[derive(Default)]
-struct Listener {
-    said: String,
-}
-
-impl Handler for Listener {
-    fn line(&mut self, line: &str, io: &mut Io) {
-        if self.said.is_empty() {
-            io.end_within(LIMIT);
-        }
-        if self.said.len() + line.len() < MAX_OUTPUT {
-            self.said.push_str(line);
-            self.said.push('\n');
-        }
-    }
-}
-
 fn ask_now(program: &Path, question: &str, settings: &RuntimeSettings) -> Option<String> {
-    let spec = Spec {
-        runtime: "probe".into(),
-        turn_id: format!("probe-{}-{}", std::process::id(), program.display()),
-        program: program.to_owned(),
-        args: vec![question.into()],
-        env: environ::plain(settings),
-        cwd: std::env::temp_dir(),
-        stdin: Stdin::Null,
-        idle_limit: Some(LIMIT),
-        kill_leftovers: true,
-        stop: StopLimits {
-            term: Duration::from_millis(200),
-            kill: Duration::from_millis(500),
-            give_up: Duration::from_secs(2),
-        },
-    };
-    let never = CancelToken::new().ok()?;
-    let mut process = Process::spawn(spec).ok()?;
-    let mut listener = Listener::default();
-    let Driven::Ended(ended) = process.drive(&never, &mut listener) else { return None };
-    let fine = ended.exit_code == Some(0) && ended.stopped.is_none();
-    fine.then(|| listener.said.trim().to_owned())
+    let said = capture::run(program, &[question], environ::plain(settings), &std::env::temp_dir(), LIMIT)?;
+    (said.code == Some(0)).then(|| cap(&said.stdout, MAX_OUTPUT).trim().to_owned())
 }
 
 #[cfg(test)]
@@ -207,6 +189,21 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_failed_is_asked_again_later() {
+        let dir = TempDir::new();
+        let settings = RuntimeSettings::from_env(&dir.0);
+        let (path, id) = program(&dir.0);
+        std::fs::write(&path, "#!/bin/sh\n[ -e \"$0.ready\" ] && echo 1.2.3\n").unwrap();
+        let answers = Answers::default();
+        let ask = |now| answers.ask_at(&path, id, "--version", &settings, now);
+        assert_eq!(ask(Instant::now()), None);
+        std::fs::write(path.with_extension("ready"), "").unwrap();
+        assert_eq!(ask(Instant::now()), None);
+        assert_eq!(ask(Instant::now() + ASK_AGAIN).as_deref(), Some("1.2.3"));
+        assert_eq!(ask(Instant::now()).as_deref(), Some("1.2.3"));
+    }
+
+    #[test]
     fn a_damaged_file_and_failures_are_not_kept() {
         let dir = TempDir::new();
         let cache = dir.0.join("cache");
@@ -215,8 +212,8 @@ mod tests {
         let answers = Answers::kept_in(Some(&cache));
         assert_eq!(answers.lock().len(), 0);
         let id = FileId { dev: 1, ino: 2, mtime_ns: -3, size: 4 };
-        answers.lock().insert((id, "--version".into()), None);
-        answers.lock().insert((id, "--help".into()), Some("words".into()));
+        answers.lock().insert((id, "--version".into()), Err(Instant::now()));
+        answers.lock().insert((id, "--help".into()), Ok("words".into()));
         answers.keep(&[id]);
         let kept = Answers::kept_in(Some(&cache));
         assert_eq!(kept.lock().clone().into_keys().collect::<Vec<_>>(), [(id, "--help".to_owned())]);

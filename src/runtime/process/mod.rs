@@ -329,6 +329,12 @@ impl Process {
         killed
     }
 
+    /// Sets the time at which [`Handler::tick`] is called first, whatever the child does until then; see
+    /// [`Io::wake_at`].
+    pub fn wake_at(&mut self, at: Instant) {
+        self.wake_at = Some(at);
+    }
+
     /// Its identity.
     pub fn id(&self) -> ProcessId {
         self.leader.id()
