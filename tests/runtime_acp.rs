@@ -296,6 +296,21 @@ fn a_turn_cancelled_while_a_question_waits_is_aborted() {
     assert_eq!(received[3]["result"]["outcome"], json!({"outcome": "cancelled"}));
     assert_eq!(received[4], json!({"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": "s1"}}));
 
+    // One that comes after the wish to stop has to be answered, too: the agent waits for it.
+    let once = json!([{"optionId": "a", "kind": "allow_once"}, {"optionId": "r", "kind": "reject_once"}]);
+    let late = says(json!({"id": "late", "method": "session/request_permission",
+        "params": {"sessionId": "s1", "options": once}}));
+    let tool = says(json!({"method": "session/update", "params": {"sessionId": "s1",
+        "update": {"sessionUpdate": "tool_call", "title": "look"}}}));
+    let stopping = vec![reads(), tool, reads(), late, reads(), answers(3, json!({"stopReason": "cancelled"}))];
+    play(&agent, &[initialized(json!({})), session(2), stopping]);
+    let token = CancelToken::new().unwrap();
+    let mut sink = Recorder { cancel_at: Some((1, token.clone())), ..Recorder::default() };
+    agent.run(&agent.request("hello"), &token, &mut sink).unwrap();
+    let answer = agent.received().pop().unwrap();
+    assert_eq!((&answer["id"], &answer["result"]["outcome"]), (&json!("late"), &json!({"outcome": "cancelled"})));
+    assert_eq!(sink.questions.len(), 0);
+
     let cancelled = CancelToken::new().unwrap();
     cancelled.cancel(CancelReason::User);
     let result = agent.run(&agent.request("hello"), &cancelled, &mut Recorder::default()).unwrap();

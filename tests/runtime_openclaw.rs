@@ -208,6 +208,9 @@ fn a_cancelled_turn_leaves_the_bridge_alone() {
         reads(),
         update(json!({"sessionUpdate": "tool_call", "title": "look"})),
         reads(),
+        says(json!({"id": "late", "method": "session/request_permission", "params": {"sessionId": "s1",
+            "options": [{"optionId": "r", "kind": "reject_once"}]}})),
+        reads(),
         answers(3, json!({"stopReason": "cancelled"})),
         reads(),
         answers(4, json!({"sessionId": "s1"})),
@@ -226,6 +229,8 @@ fn a_cancelled_turn_leaves_the_bridge_alone() {
         bench.agent.received()[3],
         json!({"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": "s1"}})
     );
+    let late = &bench.agent.received()[4];
+    assert_eq!((&late["id"], &late["result"]["outcome"]), (&json!("late"), &json!({"outcome": "cancelled"})));
     bench.runtime.close();
 }
 

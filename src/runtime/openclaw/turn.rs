@@ -15,7 +15,7 @@ use crate::redact;
 use crate::runtime::acp::messages::{
     OpenParams, PromptParams, Prompted, SessionKeyMeta, SessionOpened, SessionParams, TextPart,
 };
-use crate::runtime::acp::permission::PermissionRequest;
+use crate::runtime::acp::permission::{Choice, PermissionRequest};
 use crate::runtime::acp::rpc::{Id, RpcError};
 use crate::runtime::acp::update::{TEXT_LIMIT, Update};
 use crate::runtime::nap::{nap, nap_cancelled};
@@ -224,7 +224,7 @@ impl<'a> Turn<'a> {
     /// Tells the agent to stop and waits a little for it to say so; the bridge goes on for other turns.
     fn cancel_prompt(&mut self, session: &str, prompt: u64) {
         for (_, id, _) in std::mem::take(&mut self.pending) {
-            self.bridge.answer(&id, crate::runtime::acp::permission::Choice::Cancelled);
+            self.bridge.answer(&id, Choice::Cancelled);
         }
         self.bridge.notify("session/cancel", SessionParams { session_id: session });
         let end = Instant::now() + CANCEL_LIMIT;
@@ -232,7 +232,7 @@ impl<'a> Turn<'a> {
             match self.news.try_recv() {
                 Ok(News::Answer(id, _)) if id == prompt => return,
                 Ok(News::Closed(_)) | Err(TryRecvError::Disconnected) => return,
-                Ok(News::Permission(id, request)) => self.bridge.answer(&id, request.choose(false)),
+                Ok(News::Permission(id, _)) => self.bridge.answer(&id, Choice::Cancelled),
                 Ok(_) => {}
                 Err(TryRecvError::Empty) => nap_cancelled(self.cancel, end.saturating_duration_since(Instant::now())),
             }

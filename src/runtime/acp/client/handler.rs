@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::{INITIALIZE_LIMIT, SESSION_LIMIT, State, Turn};
 use crate::engine::ports::{Approval, ErrorClass};
 use crate::runtime::acp::messages::SessionParams;
-use crate::runtime::acp::permission::{Choice, PermissionAnswer};
 use crate::runtime::acp::rpc::{self, Incoming};
 use crate::runtime::process::{Handler, Io};
 
@@ -30,6 +29,7 @@ impl Handler for Turn<'_> {
                 self.state = State::Done;
                 io.close_stdin();
             }
+            Incoming::Request { id, method, params } => self.asked(id, &method, &params, io),
             _ => {}
         }
     }
@@ -86,8 +86,7 @@ impl Handler for Turn<'_> {
         self.held = None;
         let Some(session) = self.session.clone().filter(|_| self.state == State::Prompt) else { return false };
         for pending in std::mem::take(&mut self.pending) {
-            let cancelled = PermissionAnswer { outcome: Choice::Cancelled };
-            self.reply(rpc::answer(&pending.id, cancelled), io);
+            self.answer_cancelled(&pending.id, io);
         }
         let line = rpc::notification("session/cancel", SessionParams { session_id: &session });
         self.reply(line, io);

@@ -21,7 +21,7 @@ use super::messages::{
     InitializeParams, Initialized, McpCapabilities, OpenParams, PROTOCOL_VERSION, PromptParams, Prompted,
     SessionOpened, SetModeParams, SetModelParams, TextPart, mcp_entries,
 };
-use super::permission::{PermissionAnswer, PermissionRequest};
+use super::permission::{Choice, PermissionAnswer, PermissionRequest};
 use super::rpc::{self, Id, RpcError};
 use super::trace::Trace;
 use super::update::{AnswerText, Update};
@@ -449,8 +449,12 @@ impl<'a> Turn<'a> {
             self.reply(rpc::refuse_unknown(&id, method), io);
             return;
         }
+        if self.stopping {
+            self.answer_cancelled(&id, io);
+            return;
+        }
         let request = PermissionRequest::from_params(params);
-        let of_this_turn = self.state == State::Prompt && !self.stopping && request.session_id == self.session;
+        let of_this_turn = self.state == State::Prompt && request.session_id == self.session;
         if self.plan.deny || !of_this_turn || self.pending.len() >= PENDING_LIMIT {
             self.decide(&id, &request, false, io);
             return;
@@ -461,6 +465,11 @@ impl<'a> Turn<'a> {
             Some(approval) => self.decide(&id, &request, approval == Approval::Allow, io),
             None => self.pending.push(Pending { question, id, request }),
         }
+    }
+
+    /// What the protocol wants of a client that has cancelled the turn.
+    fn answer_cancelled(&mut self, id: &Id, io: &mut Io) {
+        self.reply(rpc::answer(id, PermissionAnswer { outcome: Choice::Cancelled }), io);
     }
 
     fn decide(&mut self, id: &Id, request: &PermissionRequest, allow: bool, io: &mut Io) {
