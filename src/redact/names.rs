@@ -3,21 +3,10 @@
 use crate::scan;
 
 /// Last parts of names that always do. Separators are gone: `accesstoken` is also `access_token` and `accessToken`.
-const ALWAYS: [&str; 10] = [
-    "token",
-    "secret",
-    "password",
-    "passwd",
-    "apikey",
-    "accesstoken",
-    "refreshtoken",
-    "openaiapikey",
-    "anthropicapikey",
-    "privatekey",
-];
+const ALWAYS: [&str; 7] = ["token", "secret", "password", "passwd", "accesstoken", "refreshtoken", "privatekey"];
 
 /// What makes the `key` after it a secret, whatever the separator.
-const BEFORE_KEY: [&str; 6] = ["api", "private", "access", "secret", "signing", "encryption"];
+const BEFORE_KEY: [&str; 5] = ["private", "access", "secret", "signing", "encryption"];
 
 /// Whether `name` (letters, digits, `_`, `-`) names a secret: `token`, `x-api-key`, `GITHUB_TOKEN`, `botToken`.
 ///
@@ -25,6 +14,9 @@ const BEFORE_KEY: [&str; 6] = ["api", "private", "access", "secret", "signing", 
 /// and `sortKey` are shown.
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name = name.trim_end_matches(['-', '_']);
+    if ends_with_api_key(name) {
+        return true;
+    }
     let start = last_part(name);
     let (head, last) = name.split_at(start);
     if ALWAYS.iter().any(|a| last.eq_ignore_ascii_case(a)) {
@@ -36,6 +28,12 @@ pub(super) fn is_secret_name(name: &str) -> bool {
     let before = head.trim_end_matches(['-', '_']);
     let (_, before) = before.split_at(last_part(before));
     head.ends_with('_') || BEFORE_KEY.iter().any(|b| before.eq_ignore_ascii_case(b))
+}
+
+/// Whether a name ends with `apikey`, however its words are joined: `openAIApiKey` has no capital before its `Api`.
+fn ends_with_api_key(name: &str) -> bool {
+    let letters = name.bytes().rev().filter(|b| !matches!(b, b'-' | b'_'));
+    letters.map(|b| b.to_ascii_lowercase()).take(6).eq(*b"yekipa")
 }
 
 /// Where the last part of a name begins: after `_` or `-`, or at a capital after a small letter or digit.
@@ -94,6 +92,10 @@ mod tests {
             "private-key",
             "DB_PASSWORD",
             "xoauth_token-",
+            "openAIApiKey",
+            "OpenAIAPIKey",
+            "anthropicapi-key",
+            "myapikey",
         ] {
             assert!(is_secret_name(yes), "{yes}");
         }
