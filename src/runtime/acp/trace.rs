@@ -247,7 +247,11 @@ impl Trace {
 
     fn record(&mut self, stream: &str, fields: Map<String, Value>) {
         let Some(path) = &self.file else { return };
-        let Ok(Value::Object(facts)) = json::to_value(&self.facts) else { return };
+        let Ok(Value::Object(mut facts)) = json::to_value(&self.facts) else { return };
+        // An address may hold a secret.
+        if let Some(Value::String(url)) = facts.get_mut("gatewayUrl") {
+            *url = redact::text(url);
+        }
         let mut record = object([("ts", json!(time::rfc3339(time::now_ms())))]);
         record.extend(facts);
         record.insert("stream".to_owned(), json!(stream));
@@ -414,6 +418,15 @@ mod tests {
             .collect();
         assert_eq!(streams, ["child_start", "stdout_non_json", "rpc_out"]);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::remove_dir_all(&home).unwrap();
+        let facts = TraceFacts {
+            runtime: "x".into(),
+            gateway_url: Some("wss://u:hush@h/?token=hush".into()),
+            ..TraceFacts::default()
+        };
+        Trace::new(&TraceSettings { directory: Some(home.clone()), verbose: false }, facts).child_start(1);
+        let text = std::fs::read_to_string(home.join("x/default.jsonl")).unwrap();
+        assert!(!text.contains("hush"), "{text}");
         std::fs::remove_dir_all(&home).unwrap();
         assert_eq!(TraceSettings::from_vars(&home, |n| (n == "BELLHOP_ACP_LOGS").then(|| "0".into())).directory, None);
     }
