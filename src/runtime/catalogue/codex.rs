@@ -28,12 +28,7 @@ struct Entry {
     #[serde(default)]
     default_reasoning_level: Option<String>,
     #[serde(default)]
-    supported_reasoning_levels: Option<Vec<Level>>,
-}
-
-#[derive(Deserialize)]
-struct Level {
-    effort: String,
+    supported_reasoning_levels: Option<Vec<Value>>,
 }
 
 /// Reads the list of models. `None` when it is no list or lists nothing.
@@ -48,8 +43,9 @@ fn model(entry: Entry) -> Option<Model> {
     if entry.slug.is_empty() || entry.visibility.as_deref() == Some("hide") {
         return None;
     }
-    let levels: Vec<String> =
-        entry.supported_reasoning_levels.unwrap_or_default().into_iter().map(|l| l.effort).collect();
+    let levels = entry.supported_reasoning_levels.unwrap_or_default();
+    let level = |level: &Value| level.as_str().or_else(|| level.get("effort")?.as_str()).map(str::to_owned);
+    let levels: Vec<String> = levels.iter().filter_map(level).collect();
     let mut parameters = Vec::new();
     if !levels.is_empty() {
         let effort = Parameter::new("reasoning_effort", "Reasoning effort", ParameterType::Enum, Origin::Cli)
@@ -136,6 +132,12 @@ fn builtin() -> Vec<Model> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_may_be_plain_words() {
+        let found = models(r#"{"models":[{"slug":"a","supported_reasoning_levels":["low",{"effort":"high"},3]}]}"#);
+        assert_eq!(found.unwrap()[0].metadata.supported_reasoning_levels, ["low", "high"]);
+    }
 
     #[test]
     fn one_odd_entry_does_not_hide_the_others() {
