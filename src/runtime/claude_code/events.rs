@@ -193,12 +193,14 @@ impl Parser {
     fn assistant(&mut self, event: &Value) -> Seen {
         self.take_session(event);
         let synthetic = fields::text(event, &["message", "model"]) == Some("<synthetic>");
-        if synthetic {
+        // A subagent's requests say nothing about the end of the turn and the size of this session.
+        let of_turn = fields::text(event, &["parent_tool_use_id"]).is_none();
+        if of_turn {
             self.error_kind = fields::text(event, &["error"]).map(str::to_owned);
-        } else {
+        }
+        if !synthetic {
             self.auth_retries = 0;
-            // A subagent's requests say nothing about the size of this session.
-            if fields::text(event, &["parent_tool_use_id"]).is_none() {
+            if of_turn {
                 self.context_tokens = context_tokens(event).or(self.context_tokens);
             }
         }
@@ -208,7 +210,7 @@ impl Parser {
             parts.iter().filter(|p| is(p, "text")).filter_map(|p| fields::text(p, &["text"])).collect();
         let text = texts.concat();
         let has_text_part = parts.iter().any(|p| is(&p, "text"));
-        if !synthetic {
+        if !synthetic && of_turn {
             self.streamed.push(&text);
         }
         let mut shown = if text.is_empty() { Digest::default() } else { digest::message(&text) };
@@ -260,7 +262,9 @@ impl Parser {
             log::info!("runtime.permissions_denied runtime=claude-code count={denied}");
         }
         if is_success(result) {
-            return Verdict::Success(fields::text(result, &["result"]).unwrap_or_default().to_owned());
+            // Without one, what was said is the answer.
+            let said = fields::text(result, &["result"]).unwrap_or_else(|| self.streamed.as_str().trim());
+            return Verdict::Success(said.to_owned());
         }
         let errors: Vec<&str> = fields::list(result, &["errors"]).iter().filter_map(Value::as_str).collect();
         let message = match fields::words(result, &["result"]) {
@@ -355,6 +359,44 @@ mod tests {
             "errors":["[ede_diagnostic] result_type=user"]}));
         let Verdict::MissingBecause { class, .. } = parser.finish(&ended(None, Some(9), "")).verdict else { panic!() };
         assert_eq!(class, Some(ErrorClass::Auth));
+    }
+
+    #[test]
+    fn an_answer_that_the_result_does_not_repeat_is_the_answer() {
+        let says = json!({"type":"assistant","message":{"content":[{"type":"text","text":" It is 42. "}]}});
+        for (result, answer) in [
+            (json!({"type":"result","subtype":"success","result":null}), "It is 42."),
+            (json!({"type":"result","subtype":"success"}), "It is 42."),
+            (json!({"type":"result","subtype":"success","result":""}), ""),
+        ] {
+            let mut parser = Parser::default();
+            parser.event(&says);
+            parser.event(&result);
+            assert_eq!(parser.finish(&ended(Some(0), None, "")).verdict, Verdict::Success(answer.into()), "{result}");
+        }
+    }
+
+    #[test]
+    fn the_kind_of_an_error_is_that_of_the_last_message() {
+        let result = json!({"type":"result","subtype":"error_max_turns","is_error":true,"errors":["no more"]});
+        let class = |events: &[Value]| {
+            let mut parser = Parser::default();
+            for event in events.iter().chain([&result]) {
+                parser.event(event);
+            }
+            match parser.finish(&ended(Some(1), None, "")).verdict {
+                Verdict::Failure { class, .. } => class,
+                other => panic!("{other:?}"),
+            }
+        };
+        let message = |model: &str, error: Option<&str>, parent: Option<&str>| {
+            json!({"type":"assistant","message":{"model":model,"content":[]},"error":error,"parent_tool_use_id":parent})
+        };
+        let overloaded = message("<synthetic>", Some("overloaded"), None);
+        assert_eq!(class(std::slice::from_ref(&overloaded)), Some(ErrorClass::Transient));
+        assert_eq!(class(&[message("m", Some("overloaded"), None)]), Some(ErrorClass::Transient));
+        assert_eq!(class(&[overloaded, message("m", None, None)]), Some(ErrorClass::Limit));
+        assert_eq!(class(&[message("<synthetic>", Some("overloaded"), Some("t1"))]), Some(ErrorClass::Limit));
     }
 
     #[test]
