@@ -400,20 +400,26 @@ fn the_example_in_the_manual_is_right() {
     assert_eq!(config.local_agents.len(), 2);
 }
 
+/// A program in the home.
+fn program(place: &Place, name: &str, script: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    place.write(name, script);
+    let path = place.home.join(name);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
 /// A CLI that counts how often it is asked for its version, and knows whether it is logged in.
 fn fake_codex(place: &Place) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    place.write(
+    program(
+        place,
         "codex",
         "#!/bin/sh\ncase \"$*\" in\n\
          --version) echo x >>\"$HOME/asked\"; echo codex-cli 7.0.0 ;;\n\
          'debug models') echo '{\"models\":[{\"slug\":\"gpt-x\"}]}' ;;\n\
          'login status') echo 'Not logged in' >&2; exit 1 ;;\n\
          *) exit 2 ;;\nesac\n",
-    );
-    let path = place.home.join("codex");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
-    path
+    )
 }
 
 #[test]
@@ -450,4 +456,31 @@ fn the_doctor_asks_for_logins_when_told_to() {
     assert!(out.contains("warning: version 7.x is newer"), "{out}");
     let out = doctor(&["doctor", "--auth-check=turn"]);
     assert!(out.contains("\n    auth failed: config: codex exited with code 2"), "{out}");
+}
+
+#[test]
+fn a_trial_that_is_stopped_leaves_the_others_alone() {
+    let place = Place::new();
+    // Refused while the other one works, and stopped for it.
+    let claude = program(
+        &place,
+        "claude",
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo 2.0.0\n\
+         trap ': >\"$HOME/stopped\"; exit 0' INT\n\
+         until [ -e \"$HOME/began\" ]; do sleep 0.05; done\n\
+         for n in 1 2; do\n\
+         echo '{\"type\":\"system\",\"subtype\":\"api_retry\",\"error\":\"authentication_failed\"}'\n\
+         done\nwhile :; do sleep 0.05; done\n",
+    );
+    let codex = program(
+        &place,
+        "codex",
+        "#!/bin/sh\n[ \"$1\" = exec ] || exec echo codex-cli 0.1.0\n: >\"$HOME/began\"\n\
+         until [ -e \"$HOME/stopped\" ]; do sleep 0.05; done\nsleep 0.5\n\
+         echo '{\"type\":\"thread.started\",\"thread_id\":\"t1\"}'\necho '{\"type\":\"turn.completed\"}'\n",
+    );
+    let mut command = place.command(&["doctor", "--auth-check=turn"]);
+    let out = Ran::of(command.env("BELLHOP_CLAUDE_BIN", claude).env("BELLHOP_CODEX_BIN", codex).output().unwrap()).out;
+    assert!(out.contains("auth failed: auth: Failed to authenticate"), "{out}");
+    assert!(out.contains(" ms, session t1"), "{out}");
 }

@@ -62,7 +62,7 @@ pub(super) fn run(id: &str, settings: &RuntimeSettings) -> Login {
 fn attempt(id: &str, registry: &Registry, cwd: &Path) -> Result<RunResult, Thrown> {
     let runtime = registry.get(id).map_err(Thrown::new)?;
     let cancel = CancelToken::new().map_err(|e| Thrown::new(e.to_string()))?;
-    let request = request(cwd);
+    let request = request(id, cwd);
     std::thread::scope(|scope| {
         let (done, ended) = crossbeam_channel::bounded::<()>(0);
         let clock = cancel.clone();
@@ -95,9 +95,10 @@ fn judge(done: Result<RunResult, Thrown>, took: Duration) -> Login {
     }
 }
 
-fn request(cwd: &Path) -> RunRequest {
+fn request(id: &str, cwd: &Path) -> RunRequest {
     RunRequest {
-        turn_id: format!("trial-{}", std::process::id()),
+        // Several runtimes are tried at the same time: what ends one must not end the others.
+        turn_id: format!("trial-{}-{id}", std::process::id()),
         message_id: "trial".into(),
         room_id: "trial".into(),
         topic_id: None,
