@@ -9,6 +9,8 @@ use bellhop::engine::ports::{Approval, ErrorClass, ResumedSession, RunResult, Ru
 use bellhop::message::BlockKind::{AssistantText, Other, System, Thinking, ToolResult, ToolUse};
 use bellhop::message::TrustLevel;
 use bellhop::runtime::deepseek::DeepSeek;
+use bellhop::runtime::kept;
+use bellhop::runtime::process::Process;
 use serde_json::{Value, json};
 use support::child::eventually;
 use support::fake_cli::FakeCli;
@@ -196,14 +198,13 @@ fn silence_and_a_lost_stream_are_errors() {
     assert!(result.error.unwrap().message.contains("API key"));
 }
 
-#[test]
-fn a_server_is_started_once_and_ended_at_the_close() {
-    let cli = FakeCli::new("deepseek-tui");
+/// Makes the CLI one that serves this turn, with a check of how it was started.
+fn serving(cli: &FakeCli, turn: Vec<(&'static str, Value)>) -> std::thread::JoinHandle<FakeDeepSeek> {
     // The program only says on which port and with which token it was started; the test serves there.
     cli.plays("printf '%s' \"$DEEPSEEK_RUNTIME_TOKEN\" >\"$dir/token\"\necho $$ >\"$dir/pid\"\nmv \"$dir/pid\" \"$dir/started\"\nwhile :; do sleep 0.05; done\n");
     let started = cli.join("started");
     let (argv, token) = (cli.join("argv"), cli.join("token"));
-    let serve = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         eventually("the server is started", || started.exists());
         let argv = std::fs::read_to_string(argv).unwrap();
         let token = std::fs::read_to_string(token).unwrap();
@@ -211,12 +212,14 @@ fn a_server_is_started_once_and_ended_at_the_close() {
         let args: Vec<&str> = argv.lines().collect();
         assert_eq!(args[..5], ["serve", "--http", "--host", "127.0.0.1", "--port"]);
         let listener = TcpListener::bind(("127.0.0.1", args[5].parse().unwrap())).unwrap();
-        FakeDeepSeek::serve(
-            listener,
-            Some(&token),
-            Script { turn: vec![words("Hi."), completed()], ..Script::default() },
-        )
-    });
+        FakeDeepSeek::serve(listener, Some(&token), Script { turn, ..Script::default() })
+    })
+}
+
+#[test]
+fn a_server_is_started_once_and_ended_at_the_close() {
+    let cli = FakeCli::new("deepseek-tui");
+    let serve = serving(&cli, vec![words("Hi."), completed()]);
     let runtime = DeepSeek::new(cli.settings.clone().into());
     let mut sink = Recorder::default();
     let result = runtime.run(&cli.request("hello"), &CancelToken::new().unwrap(), &mut sink).unwrap();
@@ -229,7 +232,20 @@ fn a_server_is_started_once_and_ended_at_the_close() {
     assert!(!cli.join("started").exists(), "started twice");
     assert_eq!(server.lines().len(), 6);
     runtime.close();
-    eventually("the server is gone", || !bellhop::runtime::process::Process::pid_lives(sink.spawned[0]));
+    eventually("the server is gone", || !Process::pid_lives(sink.spawned[0]));
+}
+
+#[test]
+fn what_a_dead_daemon_has_left_is_found_at_the_next_start() {
+    let cli = FakeCli::new("deepseek-tui");
+    let serve = serving(&cli, vec![words("Hi."), completed()]);
+    let runtime = DeepSeek::new(cli.settings.clone().into());
+    let mut sink = Recorder::default();
+    runtime.run(&cli.request("hello"), &CancelToken::new().unwrap(), &mut sink).unwrap();
+    serve.join().unwrap();
+    assert!(kept::end_leftovers(&cli.settings) > 0);
+    assert!(!Process::pid_lives(sink.spawned[0]));
+    assert_eq!(kept::end_leftovers(&cli.settings), 0, "the mark is gone");
 }
 
 #[test]

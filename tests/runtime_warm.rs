@@ -11,7 +11,7 @@ use bellhop::engine::PASS_VARIABLE;
 use bellhop::engine::cancel::{CancelReason, CancelToken};
 use bellhop::engine::ports::{Approval, ErrorClass, ProcessId, ResumedSession, RunRequest, RunResult, Runtime};
 use bellhop::message::TrustLevel;
-use bellhop::runtime::claude_code::warm;
+use bellhop::runtime::kept;
 use bellhop::runtime::process::Process;
 use bellhop::runtime::settings::{Permission, RuntimePermissions, RuntimeSettings};
 use serde_json::{Value, json};
@@ -470,9 +470,9 @@ fn what_a_dead_daemon_has_kept_is_found_at_the_next_start() {
     let world = World::new(ANSWER);
     let (_, sink) = world.run(&world.cli.request("a"));
     let process: ProcessId = sink.spawned[0];
-    assert_eq!(warm::end_leftovers(&world.cli.settings), 1);
+    assert_eq!(kept::end_leftovers(&world.cli.settings), 1);
     assert!(!Process::pid_lives(process));
-    assert_eq!(warm::end_leftovers(&world.cli.settings), 0, "the mark is gone");
+    assert_eq!(kept::end_leftovers(&world.cli.settings), 0, "the mark is gone");
 }
 
 /// A script that follows the recorded conversation: reads what came in, prints what went out.

@@ -20,7 +20,7 @@ use crate::engine::{LINGERS, Lingering, Parts, Rotation, Settings, now_ms};
 use crate::json;
 use crate::prompt::{Homes, Prompts};
 use crate::runtime::settings::Warm;
-use crate::runtime::{Registry, RuntimeSettings, claude_code, process};
+use crate::runtime::{Registry, RuntimeSettings, kept, process};
 use crate::serve::follow::Follow;
 use crate::store::{Disk, RealDisk};
 
@@ -142,7 +142,7 @@ pub(super) fn routes(home: &Home, config: &Config, registry: &Registry, hubs: &H
 /// Ends what the journal says was running when the last daemon died, before any of its sessions is resumed:
 /// the turns without a result, CLIs that had given theirs and not ended yet, and those that were kept warm.
 pub(super) fn end_interrupted(journal: &Journal, home: &Home) {
-    claude_code::warm::end_leftovers(&RuntimeSettings::from_env(home.root()));
+    kept::end_leftovers(&RuntimeSettings::from_env(home.root()));
     let (mut turns, lingering) = journal.view(|ledger| {
         let open = ledger.turns().filter(|t| t.result.is_none());
         let open: Vec<(String, Option<ProcessId>)> = open.map(|t| (t.id.clone(), t.process)).collect();

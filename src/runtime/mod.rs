@@ -28,6 +28,7 @@ pub mod extra_args;
 pub mod fields;
 pub mod gemini;
 pub mod hermes;
+pub mod kept;
 pub mod kimi;
 mod linger;
 pub mod login;

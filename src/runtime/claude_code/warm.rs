@@ -11,7 +11,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -19,31 +18,26 @@ use super::control::{self, Question, Questions};
 use super::events::{Parser, Totals};
 use super::pool::{Identity, Kept, Pool};
 use super::{ClaudeCode, ID, SystemPrompt, environment, is_owner, scratch, stream_arguments, system_text};
-use crate::crypto::hex;
 use crate::engine::PASS_VARIABLE;
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::ports::{Approval, ErrorClass, RunRequest, RunResult, RunSink, Runtime, Thrown};
 use crate::runtime::context_file::Scratch;
+use crate::runtime::kept::{self, Marker};
 use crate::runtime::ndjson::{
     Arg, Driver, NdjsonRuntime, StreamParser, Then, aborted, check_cwd, refuse_session, still_running,
 };
 use crate::runtime::outcome::{self, Facts};
-use crate::runtime::process::{self, Driven, Ended, Handler, Io, Process, Spec, Stdin, StopCause, WARM_MARK};
+use crate::runtime::process::{Driven, Ended, Handler, Io, Process, Spec, Stdin, StopCause, WARM_MARK};
 use crate::runtime::prompt_text::{self, MAX_ARGUMENT};
 use crate::runtime::settings::RuntimeSettings;
 use crate::runtime::{descriptor, environ, resolve};
-use crate::store::{self, RealDisk};
-
-/// In the daemon's directory while processes may be kept: the daemon that finds it at its start knows that the
-/// last one did not end them.
-const MARKER: &str = "claude-warm";
 
 /// Claude Code: one process per turn, or one for several.
 pub struct Claude {
     single: NdjsonRuntime,
     settings: Arc<RuntimeSettings>,
     pool: Pool,
-    marked: AtomicBool,
+    marker: Marker,
 }
 
 /// A process for a turn, with what the turn's record shows of it.
@@ -59,7 +53,8 @@ impl Claude {
     pub fn new(settings: Arc<RuntimeSettings>) -> Self {
         let single = NdjsonRuntime::new(ClaudeCode, Arc::clone(&settings));
         let pool = Pool::new(settings.warm);
-        Self { single, settings, pool, marked: AtomicBool::new(false) }
+        let marker = Marker::new(Arc::clone(&settings), kept::CLAUDE);
+        Self { single, settings, pool, marker }
     }
 
     /// Whether a turn is written to standard input: to keep the process, or to hear its questions.
@@ -73,7 +68,7 @@ impl Claude {
         let found = descriptor(ID).map(|d| resolve::resolve(d, &self.settings));
         let (program, file) = found.map_or_else(|| (PathBuf::from("claude"), None), |f| (f.program, f.file));
         let mut changes = environment(&self.settings);
-        changes.set(WARM_MARK, mark(&self.settings));
+        changes.set(WARM_MARK, kept::mark(&self.settings));
         let args = stream_arguments(request, &self.settings, None, SystemPrompt::None);
         let mut env = environ::of_run(request, &self.settings, &changes)?;
         // Another one for each turn; what a process was started with counts for its later turns as well.
@@ -101,7 +96,7 @@ impl Claude {
     fn start(&self, request: &RunRequest, wanted: Identity) -> Result<Kept, Thrown> {
         self.pool.make_room();
         if !self.settings.warm.keep.is_zero() {
-            self.set_marker();
+            self.marker.set();
         }
         let scratch = match &wanted.system {
             Some(text) if text.len() > MAX_ARGUMENT => Some(scratch(request, &self.settings, text)?),
@@ -219,16 +214,6 @@ impl Claude {
         };
         Some(outcome::conclude(facts, parser.finish(&ended), &ended))
     }
-
-    /// Without the marker a crash leaves nothing worse than a process that ends when its pipes close.
-    fn set_marker(&self) {
-        if self.marked.swap(true, Ordering::Relaxed) || !self.settings.daemon_dir.is_dir() {
-            return;
-        }
-        if let Err(e) = store::write(&RealDisk, &self.settings.daemon_dir.join(MARKER), b"") {
-            log::warn!("claude.marker_not_written error={e}");
-        }
-    }
 }
 
 impl Runtime for Claude {
@@ -274,30 +259,8 @@ impl Runtime for Claude {
     fn close(&self) {
         self.single.close();
         self.pool.close();
-        if self.marked.swap(false, Ordering::Relaxed) {
-            let _ = std::fs::remove_file(self.settings.daemon_dir.join(MARKER));
-        }
+        self.marker.clear();
     }
-}
-
-/// Value of [`WARM_MARK`] for the processes of this home.
-fn mark(settings: &RuntimeSettings) -> String {
-    let dir = settings.daemon_dir.canonicalize().unwrap_or_else(|_| settings.daemon_dir.clone());
-    let hash = ring::digest::digest(&ring::digest::SHA256, dir.as_os_str().as_encoded_bytes());
-    hex(hash.as_ref().get(..8).unwrap_or_default())
-}
-
-/// Ends what a daemon of this home that did not end orderly has kept, and whatever that has started: no session
-/// may be resumed beside it. Returns how many processes were killed.
-pub fn end_leftovers(settings: &RuntimeSettings) -> usize {
-    let marker = settings.daemon_dir.join(MARKER);
-    if !marker.exists() {
-        return 0;
-    }
-    let killed = process::sweep_warm(&mark(settings));
-    log::info!("claude.warm_swept killed={killed}");
-    let _ = std::fs::remove_file(marker);
-    killed
 }
 
 /// One turn of a process that reads turns from standard input.

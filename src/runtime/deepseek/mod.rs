@@ -23,8 +23,9 @@ use crate::engine::ports::{ErrorClass, RunRequest, RunResult, RunSink, Runtime, 
 use crate::runtime::acp::run::{aborted_before_spawn, denies, ended_without_process};
 use crate::runtime::context_file::{self, private_dir};
 use crate::runtime::environ::{self, Changes};
+use crate::runtime::kept::{self, Marker};
 use crate::runtime::outcome::{self, Facts, Parsed, Verdict};
-use crate::runtime::process::{Ended, StopCause};
+use crate::runtime::process::{Ended, StopCause, WARM_MARK};
 pub use crate::runtime::selection::Selection;
 use crate::runtime::settings::RuntimeSettings;
 use crate::runtime::{classify, descriptor, ndjson, resolve};
@@ -42,6 +43,7 @@ const THREADS_REMEMBERED: usize = 4_096;
 pub struct DeepSeek {
     settings: Arc<RuntimeSettings>,
     pool: Pool,
+    marker: Marker,
     /// Last number seen of each thread, so that the server need not repeat what was.
     seen: Mutex<BTreeMap<String, u64>>,
 }
@@ -76,7 +78,8 @@ impl Outcome {
 impl DeepSeek {
     /// The runtime.
     pub fn new(settings: Arc<RuntimeSettings>) -> Self {
-        Self { settings, pool: Pool::default(), seen: Mutex::default() }
+        let marker = Marker::new(Arc::clone(&settings), kept::DEEPSEEK);
+        Self { settings, pool: Pool::default(), marker, seen: Mutex::default() }
     }
 
     fn var(&self, name: &str) -> Option<&str> {
@@ -113,6 +116,7 @@ impl DeepSeek {
         let mut changes = Changes::default();
         changes.set("FORCE_COLOR", "0");
         changes.set("NO_COLOR", "1");
+        changes.set(WARM_MARK, kept::mark(&self.settings));
         if let Some(directory) = self.settings.agent_dir(agent) {
             let directory = directory.join("deepseek-tui/runtime");
             if let Err(error) = private_dir(&directory) {
@@ -126,6 +130,7 @@ impl DeepSeek {
         shared.env.extend(pass.map(|pass| (PASS_VARIABLE.to_owned(), pass)));
         let env: Vec<(OsString, OsString)> = environ::of_run(&shared, &self.settings, &changes)?;
         let start = Start { program: self.program(), env, cwd: request.cwd.clone(), stop: self.settings.stop };
+        self.marker.set();
         Ok(self.pool.get(&(agent.to_owned(), request.cwd.clone()), &start, cancel))
     }
 
@@ -287,5 +292,6 @@ impl Runtime for DeepSeek {
 
     fn close(&self) {
         self.pool.close();
+        self.marker.clear();
     }
 }
