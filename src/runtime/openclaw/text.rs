@@ -105,10 +105,14 @@ impl Filter {
         text.push_str(chunk);
         let mut shown = String::new();
         let mut rest = text.as_str();
+        let last_close = text.rfind('>').unwrap_or(0);
         while let Some(at) = rest.find('<') {
             self.take(&rest[..at], &mut shown);
             rest = &rest[at..];
-            match markup(rest) {
+            // Where no `>` follows, the beginning tells all, and many beginnings of tags cost no search each.
+            let closes = text.len() - rest.len() < last_close;
+            let seen = if closes { rest } else { &rest[..rest.floor_char_boundary(TAG_LIMIT + 1)] };
+            match markup(seen) {
                 Markup::Tag(tag, length) => {
                     self.enter(tag);
                     rest = &rest[length..];
@@ -170,6 +174,8 @@ impl Filter {
 
 /// Position and length of the next of the four tags.
 fn next_tag(text: &str) -> Option<(usize, usize, Tag)> {
+    // Where no `>` follows nothing is a tag, and many beginnings of one need not be searched each.
+    let text = &text[..=text.rfind('>')?];
     text.match_indices('<').find_map(|(at, _)| match markup(&text[at..]) {
         Markup::Tag(tag, length) => Some((at, length, tag)),
         _ => None,
@@ -343,6 +349,17 @@ mod tests {
             let mut filter = Filter::default();
             let shown = filter.push(&text[..at]) + &filter.push(&text[at..]);
             assert_eq!((shown.as_str(), filter.finish().as_str()), ("", "a <b>c</b>  d"), "split at {at}");
+        }
+    }
+
+    #[test]
+    fn long_texts_are_no_burden() {
+        for unit in ["<think ", "</think ", "<final ", "<", "< ", "<x>", "<think>", "the user said\n\n"] {
+            let long = unit.repeat((1 << 20) / unit.len());
+            let mut filter = Filter::default();
+            assert!(filter.push(&long).len() <= long.len(), "{unit:?}");
+            filter.finish();
+            assert!(make_safe(&normalize(&long)).len() <= long.len(), "{unit:?}");
         }
     }
 
