@@ -146,6 +146,10 @@ fn bytes_that_are_no_utf_8_are_replaced() {
     );
     let (result, _) = cli.run_to_end(&cli.request("hi"));
     assert_eq!(result.text, "a\u{fffd}b", "{:?}", result.error);
+    // Half a character, as programs that cut texts between UTF-16 units escape it.
+    cli.plays("printf '%s\\n' '{\"type\":\"result\",\"subtype\":\"success\",\"result\":\"cut \\ud83d\"}'\n");
+    let (result, _) = cli.run_to_end(&cli.request("hi"));
+    assert_eq!(result.text, "cut \u{fffd}", "{:?}", result.error);
 }
 
 #[test]

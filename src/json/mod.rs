@@ -9,6 +9,7 @@
 //! only, and errors name the member where `serde_json` counts lines. Parsing stops at 128 levels.
 
 mod each;
+mod lossy;
 mod read;
 
 use serde::Serialize;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use each::{Entries, for_each_in};
+pub use lossy::parse_lossy;
 pub use serde_json::Error;
 
 /// Reads a document. The error tells with [`Error::is_data`] JSON that does not fit from what is not JSON.

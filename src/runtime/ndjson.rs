@@ -415,7 +415,7 @@ pub(super) struct Driver<'a> {
 
 impl Driver<'_> {
     pub(super) fn object(&mut self, line: &str) -> Option<Value> {
-        if let Ok(value @ Value::Object(_)) = json::parse(line.as_bytes()) {
+        if let Ok(value @ Value::Object(_)) = json::parse_lossy(line.as_bytes()) {
             return Some(value);
         }
         self.other_lines += 1;

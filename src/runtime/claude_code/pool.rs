@@ -256,7 +256,7 @@ impl Handler for Idle {
     /// Nothing was asked: a process that works nevertheless (a background task has ended, an alarm rang) would
     /// mix that into the next turn.
     fn line(&mut self, line: &str, io: &mut Io) {
-        let event = json::parse(line.as_bytes()).unwrap_or_default();
+        let event = json::parse_lossy(line.as_bytes()).unwrap_or_default();
         let kind = (fields::text(&event, &["type"]), fields::text(&event, &["subtype"]));
         if matches!(
             kind,

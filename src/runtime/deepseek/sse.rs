@@ -37,7 +37,7 @@ impl Frame {
             }
         }
         let data = data?;
-        let data = json::parse(data.as_bytes()).unwrap_or_else(|_| serde_json::json!({ "content": data }));
+        let data = json::parse_lossy(data.as_bytes()).unwrap_or_else(|_| serde_json::json!({ "content": data }));
         Some(Self { event: event.to_owned(), data })
     }
 
