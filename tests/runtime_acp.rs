@@ -178,6 +178,9 @@ fn odd_agents_are_errors() {
     };
     let version = error(&[vec![reads(), answers(1, json!({"protocolVersion": 7}))]]);
     assert!(version.message.contains("version 7") && version.message.contains("version 1"), "{}", version.message);
+    let agent = FakeAgent::new("worded");
+    play(&agent, &[vec![reads(), answers(1, json!({"protocolVersion": "1"}))], session(2), prompted(3)]);
+    assert_eq!(run(&agent, None, None, &mut Recorder::default()).text, "Done.");
     let anonymous = error(&[initialized(json!({})), vec![reads(), answers(2, json!({}))]]);
     assert_eq!(anonymous.class, Some(ErrorClass::Protocol));
     let refusal = vec![reads(), answers(3, json!({"stopReason": "refusal"}))];

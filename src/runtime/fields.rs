@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-/// The value at a path of object keys.
+/// The value at a path of object keys. One that is null is absent.
 pub fn at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a Value> {
-    path.iter().try_fold(value, |value, key| value.get(key))
+    path.iter().try_fold(value, |value, key| value.get(key)).filter(|value| !value.is_null())
 }
 
 /// The text at a path.

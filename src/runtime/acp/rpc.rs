@@ -142,7 +142,7 @@ impl RpcError {
 
 /// Reads one line.
 pub fn read(line: &str) -> Incoming {
-    let Ok(Value::Object(mut message)) = json::parse(line.as_bytes()) else { return Incoming::Garbage };
+    let Ok(Value::Object(mut message)) = json::parse_lossy(line.as_bytes()) else { return Incoming::Garbage };
     let mut take = |name: &str| message.get_mut(name).map(Value::take);
     // `"result": null` is an answer; no `result` at all is none.
     let (id, method, result) = (take("id").unwrap_or_default(), take("method").unwrap_or_default(), take("result"));
@@ -154,12 +154,19 @@ pub fn read(line: &str) -> Incoming {
             _ => Incoming::Notification { method, params },
         };
     }
-    let Some(id) = id.as_u64() else { return Incoming::Garbage };
+    let Some(id) = own_id(&id) else { return Incoming::Garbage };
     match (error, result) {
         (Value::Null, Some(result)) => Incoming::Answer { id, outcome: Ok(result) },
         (Value::Null, None) => Incoming::Garbage,
         (error, _) => Incoming::Answer { id, outcome: Err(RpcError::from_value(&error)) },
     }
+}
+
+/// Our id, as a number or, from agents that know only one kind of either, as one with a fraction or as a text.
+fn own_id(id: &Value) -> Option<u64> {
+    id.as_u64()
+        .or_else(|| id.as_str()?.parse().ok())
+        .or_else(|| id.as_f64().filter(|n| n.fract() == 0.0).map(|n| n as u64))
 }
 
 #[derive(Serialize)]
@@ -246,6 +253,10 @@ mod tests {
         assert_eq!(read(r#"{"id":3}"#), Incoming::Garbage);
         assert_eq!(read(r#"{"id":3,"result":1,"error":null}"#), Incoming::Answer { id: 3, outcome: Ok(json!(1)) });
         assert!(matches!(read(r#"{"id":3,"error":"boom"}"#), Incoming::Answer { id: 3, outcome: Err(_) }));
+        for id in ["\"3\"", "3.0"] {
+            let answer = Incoming::Answer { id: 3, outcome: Ok(Value::Null) };
+            assert_eq!(read(&format!("{{\"id\":{id},\"result\":null}}")), answer);
+        }
     }
 
     #[test]

@@ -130,9 +130,10 @@ impl Parser {
 
     /// Tokens of the run. They are zero when the answer did not come as a stream; the sums per model are not.
     fn usage(&self, result: &Value) -> Option<Usage> {
-        let run = run_usage(result)?;
-        if run != Usage::default() {
-            return Some(run);
+        match run_usage(result) {
+            Some(run) if run != Usage::default() => return Some(run),
+            None if fields::at(result, &["modelUsage"]).is_none() => return None,
+            _ => {}
         }
         let (sums, before) = (model_sums(result), self.before.tokens);
         let share = |sum: u64, before: u64| sum.checked_sub(before).unwrap_or(sum);
@@ -362,6 +363,23 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_missing_are_not_zero() {
+        let usage = |more: Value| {
+            let mut result = json!({"type":"result","subtype":"success","result":"x"});
+            result.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let mut parser = Parser::default();
+            parser.event(&result);
+            parser.finish(&ended(Some(0), None, "")).usage
+        };
+        assert_eq!(usage(json!({})), None);
+        assert_eq!(usage(json!({"usage":null,"modelUsage":null,"total_cost_usd":null})), None);
+        let sums = Some(Usage { hit: 3, miss: 4, output: 5 });
+        let models = json!({"m":{"inputTokens":4,"outputTokens":5,"cacheReadInputTokens":3}});
+        assert_eq!(usage(json!({"usage":null,"modelUsage":models})), sums);
+        assert_eq!(usage(json!({"modelUsage":models,"usage":{"input_tokens":0}})), sums);
+    }
+
+    #[test]
     fn an_answer_that_the_result_does_not_repeat_is_the_answer() {
         let says = json!({"type":"assistant","message":{"content":[{"type":"text","text":" It is 42. "}]}});
         for (result, answer) in [
@@ -389,9 +407,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let message = |model: &str, error: Option<&str>, parent: Option<&str>| {
-            json!({"type":"assistant","message":{"model":model,"content":[]},"error":error,"parent_tool_use_id":parent})
-        };
+        let message = |model: &str, error: Option<&str>, parent: Option<&str>| json!({"type":"assistant","message":{"model":model,"content":[]},"error":error,"parent_tool_use_id":parent});
         let overloaded = message("<synthetic>", Some("overloaded"), None);
         assert_eq!(class(std::slice::from_ref(&overloaded)), Some(ErrorClass::Transient));
         assert_eq!(class(&[message("m", Some("overloaded"), None)]), Some(ErrorClass::Transient));

@@ -316,7 +316,8 @@ impl<'a> Turn<'a> {
     fn initialized(&mut self, result: Value, io: &mut Io) {
         let answer: Initialized = json::from_value(&result).unwrap_or_default();
         let version = &answer.protocol_version;
-        if !version.is_null() && version.as_u64() != Some(PROTOCOL_VERSION) {
+        let said = version.as_str().map_or_else(|| version.to_string(), str::to_owned);
+        if !version.is_null() && said != PROTOCOL_VERSION.to_string() {
             let version = text::clip(&version.to_string(), 40);
             let message = format!(
                 "{} speaks version {version} of the Agent Client Protocol, this client speaks version {PROTOCOL_VERSION}",
