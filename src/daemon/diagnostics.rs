@@ -4,13 +4,14 @@
 //! Everything in it is redacted. Conversations are left out unless they are asked for. At most [`LIMIT`] bytes; what does
 //! not fit in is named in `status.json`. The newest [`KEPT`] bundles stay on disk.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::OFlags;
 use serde_json::{Map, Value, json};
 
 use super::Program;
@@ -116,13 +117,14 @@ impl Making {
         let (json, text) = cli::diagnosis(&Context { home: home.clone(), host: &Program });
         self.add("doctor.txt", &redact::text(&text))?;
         self.add("doctor.json", &redact::text(&crate::json::to_string_pretty(&json).unwrap_or_default()))?;
+        let config = end_of(&home.config(), WHOLE, Links::Followed).unwrap_or_default();
+        self.add("config.json.redacted", &redacted(&without_values(&config)))?;
         for (name, path) in [
-            ("config.json.redacted", home.config()),
             ("snapshot.json", home.snapshot()),
             ("sessions.json.redacted", home.sessions()),
             ("auth-expired.flag", home.daemon_dir().join("auth-expired.flag")),
         ] {
-            self.add_file(name, &path, PART)?;
+            self.add_file(name, &path, PART, Links::Followed)?;
         }
         self.add_log("daemon.log", &home.log(), WHOLE)?;
         let old: Vec<PathBuf> = cli::log::rotated(&home.log()).into_iter().rev().collect();
@@ -134,19 +136,20 @@ impl Making {
         let user = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let others =
             [".openclaw", ".qclaw", ".hermes"].map(|tool| (tool[1..].to_owned(), user.join(tool).join("logs")));
-        let hermes = entries(&home.agents_dir())
-            .into_iter()
-            .map(|agent| (format!("hermes-{}", name_of(&agent)), agent.join("hermes-home/logs")));
+        let hermes = entries(&home.agents_dir()).into_iter().filter_map(|agent| {
+            Some((format!("hermes-{}", name_of(&agent)), inside(&agent, &["hermes-home", "logs"])?))
+        });
         for (tool, dir) in others.into_iter().chain(hermes) {
             self.add_tree(&format!("runtime-logs/{tool}"), &dir, if wish.full_log { 25 } else { 5 })?;
         }
         if wish.transcripts {
             let agents = entries(&home.agents_dir());
-            let files = agents.iter().flat_map(|agent| newest(&agent.join("transcripts"))).collect();
+            let own = agents.iter().filter_map(|agent| inside(agent, &["transcripts"]));
+            let files = own.flat_map(|dir| newest(&dir)).collect();
             let count = if wish.full_log { 50 } else { 10 };
             for (_, path) in sorted(files).into_iter().take(count) {
                 let inside = path.strip_prefix(home.agents_dir()).unwrap_or(&path).display().to_string();
-                self.add_file(&format!("transcripts/{inside}"), &path, PART)?;
+                self.add_file(&format!("transcripts/{inside}"), &path, PART, Links::Refused)?;
             }
         }
         let status = self.status(home);
@@ -192,8 +195,8 @@ impl Making {
     }
 
     /// The end of a file, redacted. One that is not there is left out.
-    fn add_file(&mut self, name: &str, path: &Path, most: u64) -> io::Result<bool> {
-        let Ok(text) = end_of(path, most) else { return Ok(false) };
+    fn add_file(&mut self, name: &str, path: &Path, most: u64, links: Links) -> io::Result<bool> {
+        let Ok(text) = end_of(path, most, links) else { return Ok(false) };
         // It gets longer rather than shorter; what surely does not fit in need not be redacted.
         if !self.archive.has_room(name, text.len() / 2) {
             self.left.push(name.to_owned());
@@ -204,7 +207,7 @@ impl Making {
     }
 
     fn add_log(&mut self, name: &str, path: &Path, most: u64) -> io::Result<()> {
-        if self.add_file(name, path, most)? {
+        if self.add_file(name, path, most, Links::Refused)? {
             self.took.push(name.to_owned());
         }
         Ok(())
@@ -260,10 +263,61 @@ fn sorted(mut files: Vec<Dated>) -> Vec<Dated> {
     files
 }
 
-/// The last bytes of a file, from the beginning of a line on.
-fn end_of(path: &Path, most: u64) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
+/// A directory in that of an agent. The agent may have put a link on the way, or may be about to.
+fn inside(agent: &Path, names: &[&str]) -> Option<PathBuf> {
+    let mut dir = agent.to_owned();
+    for name in std::iter::once(None).chain(names.iter().map(Some)) {
+        dir.extend(name);
+        fs::symlink_metadata(&dir).ok().filter(fs::Metadata::is_dir)?;
+    }
+    Some(dir)
+}
+
+/// The configuration without what it gives other programs in variables and headers, which may have any name.
+fn without_values(config: &str) -> String {
+    fn blot(value: &mut Value, all: bool) {
+        match value {
+            Value::String(text) if all => text.replace_range(.., redact::HIDDEN),
+            Value::Array(items) => {
+                let texts: Option<Vec<String>> = items.iter().map(|item| Some(item.as_str()?.to_owned())).collect();
+                match texts.and_then(|texts| redact::argv(&texts)).filter(|_| !all) {
+                    Some(shown) => *value = shown.into(),
+                    None => items.iter_mut().for_each(|item| blot(item, all)),
+                }
+            }
+            Value::Object(members) => {
+                for (key, member) in members {
+                    blot(member, all || matches!(key.as_str(), "env" | "headers"));
+                }
+            }
+            _ => {}
+        }
+    }
+    // What is no JSON has nothing of which it could be told.
+    let Ok(mut document) = crate::json::parse(config.trim_start_matches('\u{feff}').as_bytes()) else {
+        return config.to_owned();
+    };
+    blot(&mut document, false);
+    crate::json::to_string_pretty(&document).unwrap_or_default()
+}
+
+/// Whether a file may be read that a link leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Links {
+    Followed,
+    Refused,
+}
+
+/// The last bytes of a regular file, from the beginning of a line on.
+fn end_of(path: &Path, most: u64, links: Links) -> io::Result<String> {
+    // Not blocking: a pipe may have taken the file's place.
+    let flags = OFlags::NONBLOCK | if links == Links::Refused { OFlags::NOFOLLOW } else { OFlags::empty() };
+    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let size = meta.len();
     let start = size.saturating_sub(most);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();

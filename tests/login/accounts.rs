@@ -1,7 +1,7 @@
 //! What is told of a daemon with a login: status, doctor, bundles of diagnostics; and the commands beside them.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -42,9 +42,22 @@ fn secrets(home: &Home) {
     let room = home.root().join("agents/ag_1/transcripts/rm_1");
     fs::create_dir_all(&room).unwrap();
     fs::write(room.join("default.jsonl"), "{\"text\": \"private words\"}\n").unwrap();
-    let config = json!({"defaultRoute": {"adapter": "claude-code", "cwd": "/"},
+    let config = json!({"defaultRoute": {"adapter": "claude-code", "cwd": "/", "extraArgs": ["--api-key", "s3cr3t-arg"]},
+                        "acpRuntimes": [{"name": "a", "command": ["a"], "env": {"LICENCE": "s3cr3t-env"},
+                            "mcpServers": [{"name": "m", "url": "https://h", "headers": {"X-Mine": "s3cr3t-head"}}]}],
                         "openclawGateways": [{"name": "g", "url": "wss://h", "token": "s3cr3t-gateway"}]});
     fs::write(home.daemon().join("config.json"), config.to_string()).unwrap();
+    // An agent has put links in the place of its logs and transcripts.
+    let elsewhere = home.root().join("elsewhere");
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::write(elsewhere.join("id_ed25519"), "s3cr3t-elsewhere").unwrap();
+    fs::create_dir_all(home.root().join("agents/ag_1/hermes-home")).unwrap();
+    fs::create_dir_all(home.root().join("agents/ag_2")).unwrap();
+    for link in ["agents/ag_1/hermes-home/logs", "agents/ag_2/hermes-home", "agents/ag_2/transcripts", "agents/ag_3"] {
+        symlink(&elsewhere, home.root().join(link)).unwrap();
+    }
+    fs::create_dir_all(elsewhere.join("logs")).unwrap();
+    fs::write(elsewhere.join("logs/x"), "s3cr3t-elsewhere").unwrap();
 }
 
 fn bundles(home: &Home) -> Vec<std::path::PathBuf> {
@@ -72,7 +85,11 @@ fn a_bundle_holds_what_helps_and_no_secrets() {
     assert_eq!(serde_json::from_str::<Value>(file(&files, "doctor.json")).unwrap()["channels"], json!([]));
     assert!(file(&files, "acp-logs/kimi/a.jsonl").contains("botToken"));
     assert!(file(&files, "logs/daemon.log.2020-01-01T00-00-00-000Z.1").contains("appSecret"));
-    assert!(file(&files, "config.json.redacted").contains("openclawGateways"));
+    let config = file(&files, "config.json.redacted");
+    assert!(
+        ["openclawGateways", "LICENCE", "X-Mine", "--api-key"].iter().all(|word| config.contains(word)),
+        "{config}"
+    );
     let all = files.iter().map(|(name, text)| [name.as_str(), text].join("\n")).collect::<Vec<_>>().join("\n");
     let login = home.login();
     for secret in
@@ -85,6 +102,7 @@ fn a_bundle_holds_what_helps_and_no_secrets() {
     assert!(ran.out.starts_with("bundle: /"), "{ran:?}");
     let files = unzip(&fs::read(bundles(&home).last().unwrap()).unwrap());
     assert!(file(&files, "transcripts/ag_1/transcripts/rm_1/default.jsonl").contains("private words"));
+    assert!(!files.iter().any(|(_, text)| text.contains("s3cr3t")));
     assert_eq!(home.run(&["doctor", "--transcripts"]).code, Some(2));
 }
 
