@@ -193,6 +193,30 @@ fn what_another_frame_has_left_is_not_forgotten() {
 }
 
 #[test]
+fn an_agent_whose_file_is_damaged_works_on() {
+    for found in [false, true] {
+        let mut setup = one_agent();
+        if found {
+            setup["config"].as_object_mut().unwrap().remove("agents");
+        }
+        let place = Place::new(&setup);
+        let (live, path) = (&place.setup.live, place.setup.home.credentials("ag_a"));
+        let whole = fs::read(&path).unwrap();
+        let reload = || place.done("reload_config", &json!({}));
+        let same = json!({"reloaded": true, "added": [], "removed": []});
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(reload(), same);
+        assert_eq!((live.hubs.problem("ag_a"), live.hubs.ids()), (None, vec!["ag_a".to_owned()]));
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(reload(), same);
+        fs::remove_file(&path).unwrap();
+        let gone = reload();
+        assert_eq!(gone["removed"], if found { json!(["ag_a"]) } else { json!([]) });
+        assert_eq!(live.hubs.problem("ag_a").is_some(), !found, "one that is named says why it is not at work");
+    }
+}
+
+#[test]
 fn of_skills_that_cannot_be_written_none_is() {
     let place = Place::new(&one_agent());
     let skills = place.setup.home.codex_home("ag_a").join("skills");

@@ -238,13 +238,34 @@ impl Hubs {
     }
 
     /// Looks again who there is: whoever is gone, or has another key, is connected no more. Replies to the ones that are
-    /// gone can still be sent. Whoever is new is connected by [`Hubs::connect`], once there are routes for it.
+    /// gone can still be sent. Whoever is new is connected by [`Hubs::connect`], once there are routes for it. Whoever is
+    /// at work stays so while its file is there and cannot be used: that may pass, and a mistake changes nothing.
     pub(super) fn find_again(&self, home: &Home, config: &Config, channels: &Channels) {
-        let (found, warnings) = find(home, config);
+        let (mut found, warnings) = find(home, config);
         warn_of(&warnings);
         let before = self.all();
+        if config.agents.is_empty() && config.agent_discovery {
+            // Of those that are found by their files, such a one is not found.
+            let damaged = |agent: &Agent| {
+                let (id, path) = (agent.bound.id.clone(), home.credentials(&agent.bound.id));
+                let why = if path.exists() { named(&id, &path).err()? } else { return None };
+                Some(Found { id, path, credentials: Err(why) })
+            };
+            let missing = before.iter().filter(|a| !found.iter().any(|f| f.id == a.bound.id));
+            let damaged: Vec<Found> = missing.filter_map(damaged).collect();
+            found.extend(damaged);
+        }
         let mut now = Vec::new();
         for found in found {
+            let at_work = |a: &&Agent| a.bound.id == found.id && a.identity.is_some() && a.channel().is_some();
+            if let Err(why) = &found.credentials
+                && found.path.exists()
+                && let Some(agent) = before.iter().find(at_work)
+            {
+                log::error!("agent.kept agent={} error={why:?}", found.id);
+                now.push(agent.clone());
+                continue;
+            }
             let same = before
                 .iter()
                 .find(|a| a.bound.id == found.id && a.identity.is_some() && a.identity == found.identity(config));
