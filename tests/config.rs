@@ -189,6 +189,16 @@ fn all_mistakes_are_named_at_once() {
 }
 
 #[test]
+fn of_very_many_mistakes_the_first_hundred_are_named() {
+    let list = vec!["5"; 500_000].join(",");
+    let text = format!("{{\"defaultRoute\": {{\"adapter\": \"codex\", \"cwd\": \"/\", \"extraArgs\": [{list}]}}}}");
+    let told = complaints(&text);
+    assert_eq!(told.len(), 101);
+    assert!(told[99].starts_with("defaultRoute.extraArgs[99]: "), "{}", told[99]);
+    assert_eq!(told[100], "there are more mistakes than these 100");
+}
+
+#[test]
 fn a_list_of_unusable_agents_counts_as_absent() {
     assert_eq!(parse(r#"{"agents": ["", ""]}"#).unwrap().agents, Vec::<String>::new());
     assert_eq!(parse(r#"{"agents": [], "agentId": "x"}"#).unwrap().agents, ["x"]);

@@ -77,7 +77,7 @@ const SIGNALS: &[(&str, &str)] = &[
         "The daemon accepts no more, lets running turns go on for a time of grace, and ends. Turns that are not \
          finished run again at the next start. A second signal ends it at once.",
     ),
-    ("SIGHUP", "The daemon reads its configuration again. A configuration with mistakes changes nothing."),
+    ("SIGHUP", "The daemon reads its configuration again. One with mistakes, or one that is gone, changes nothing."),
     (
         "SIGINT in chat",
         "Cancels the running turn; a second one within two seconds leaves. In send: cancels the turn and leaves.",
@@ -197,7 +197,9 @@ const CONFIGURATION: &[&str] = &[
      marked as bellhop's own. The BotCord daemon drops those when it writes the file.",
     "Changes take effect at the next start. When the daemon receives SIGHUP, agents and routes (local, defaultRoute, \
      routes, openclawGateways) and approvals change for the next message, and thirdPartyGateways are connected as they are \
-     now; the log names other keys that have changed and wait for a restart. A file with a mistake changes nothing; the log says where it is.",
+     now; the log names other keys that have changed and wait for a restart. A file with a mistake changes nothing, and \
+     neither does the lack of one that was there; the log says where it is. An agent of a hub whose credentials cannot be \
+     read at that moment goes on with those that it has.",
 ];
 
 const CONFIGURATION_EXAMPLE: &str = r#"{

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 use super::locate::{Step, line_of};
 
+/// Mistakes of one document that are told one by one.
+const MOST: usize = 100;
+
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -64,9 +67,15 @@ impl<'a> Complaints<'a> {
         Self { text, list: Vec::new() }
     }
 
-    /// Adds one about the value at this path.
+    /// Adds one about the value at this path. Each looks for its line from the beginning of the text on, and nobody reads
+    /// more than [`MOST`] of them: of the rest is said only that there are some.
     pub fn add(&mut self, path: &[Step], message: impl Into<String>) {
-        self.list.push(Problem { line: line_of(self.text, path), field: spelled(path), message: message.into() });
+        let (path, message) = match self.list.len() {
+            0..MOST => (path, message.into()),
+            MOST => (&[][..], format!("there are more mistakes than these {MOST}")),
+            _ => return,
+        };
+        self.list.push(Problem { line: line_of(self.text, path), field: spelled(path), message });
     }
 
     /// The error, if there is anything to complain about.
