@@ -133,6 +133,28 @@ fn an_answer_that_did_not_arrive_is_sent_again_after_asking() {
 }
 
 #[test]
+fn an_answer_outlives_a_token_that_cannot_be_had() {
+    let faults = [Fault::html(404), Fault::html(403), Fault::status(422), Fault::coded(404, "agent_not_found")];
+    for (n, fault) in faults.into_iter().enumerate() {
+        let stage = Stage::new(&format!("no-token-{n}"));
+        let room = stage.group();
+        let out = stage.out("out_1", &room, "words");
+        stage.hub.fault(Endpoint::Send, Fault::unauthorized(), 1);
+        stage.hub.fault(Endpoint::Refresh, fault, 1);
+        for _ in 0..2 {
+            assert!(matches!(stage.send(&out), Delivery::Transient { after: None, .. }), "{n}");
+        }
+        assert!(stage.hub.heard(&room).is_empty(), "{n}");
+    }
+    let stage = Stage::new("unclaimed");
+    let room = stage.group();
+    let out = stage.out("out_1", &room, "words");
+    stage.hub.fault(Endpoint::Send, Fault::coded(403, "agent_not_claimed"), 1);
+    assert!(matches!(stage.send(&out), Delivery::Transient { after: None, .. }), "once is no verdict");
+    stage.delivered(&out);
+}
+
+#[test]
 fn what_the_hub_refuses_for_good_is_given_up_and_what_it_puts_off_is_not() {
     let stage = Stage::new("refused");
     let room = stage.group();

@@ -108,7 +108,8 @@ impl StreamEnds {
                 continue;
             };
             // The hub's verdict stays the same.
-            let is_final = e.refusal().is_some_and(|r| r.status < 500 && !matches!(r.status, 401 | 408 | 429));
+            let is_final =
+                e.refusal().is_some_and(|r| r.status < 500 && !r.of_refresh && !matches!(r.status, 401 | 408 | 429));
             let wait = AGAIN.get(failures).filter(|_| !is_final);
             let agent = self.far.agent();
             log::warn!(

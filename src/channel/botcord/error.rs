@@ -19,6 +19,8 @@ pub struct Refusal {
     /// The stable word for what is wrong: `code` of the body, else its `detail` where that is a text. From the far
     /// side; compare it, do not show it unquoted.
     pub code: Option<String>,
+    /// It was a token that was asked for: of what the token was for the hub has seen nothing.
+    pub of_refresh: bool,
     /// How long the hub wants to be left alone, where it says so in whole seconds.
     pub retry_after: Option<Duration>,
     /// The hub's clock (Unix seconds), where it says.
@@ -139,10 +141,19 @@ impl ApiError {
         self.refusal().map(|r| r.status)
     }
 
+    /// The same, of asking for a token.
+    #[must_use]
+    pub fn of_refresh(mut self) -> Self {
+        if let Self::Refused(refusal) = &mut self {
+            refusal.of_refresh = true;
+        }
+        self
+    }
+
     /// Whether it is unknown if the hub has done what it was asked.
     pub fn is_uncertain(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.status >= 500,
+            Self::Refused(refusal) => refusal.status >= 500 && !refusal.of_refresh,
             Self::Network { sent, .. } | Self::Stopped { sent } => *sent,
             Self::Answer(_) => true,
             Self::NoToken(_) | Self::Revoked(_) | Self::Request(_) => false,

@@ -428,7 +428,7 @@ impl token::Source for Refresh<'_> {
         let mut bytes = Vec::new();
         let answer = exchange
             .send(request, &mut |_, body| read_all(body, ERROR_LIMIT, &mut bytes))
-            .map_err(|e| exchange.learn(e, true))?;
+            .map_err(|e| exchange.learn(e.of_refresh(), true))?;
         exchange.verdict().refreshed();
         let date = answer.header("date").and_then(http_date);
         let answer = parsed(&bytes)?;

@@ -84,7 +84,7 @@ fn left_out(agent: &str, name: &str, why: &Refused) -> bool {
     let (why, later) = match why {
         Refused::File(why) => (why.clone(), false),
         Refused::Hub(e) => {
-            (e.to_string(), e.refusal().is_none_or(|r| r.status == 401 || r.status == 429 || r.status >= 500))
+            (e.to_string(), e.refusal().is_none_or(|r| r.of_refresh || matches!(r.status, 401 | 429 | 500..)))
         }
     };
     log::warn!("botcord.file_left_out agent={agent} name={name:?} error={:?}", crate::redact::text(&why));

@@ -46,6 +46,10 @@ pub fn step(error: &ApiError, attempt: Attempt) -> Step {
             _ => Step::Later(None),
         };
     };
+    if refusal.of_refresh {
+        // The message has not been out. Whether there will be a token again shows later.
+        return Step::Later(refusal.retry_after);
+    }
     let code = refusal.code.as_deref().unwrap_or_default();
     match refusal.status {
         429 if code == "duplicate_content" && attempt.repeated => Step::AskSameWords,
@@ -57,6 +61,8 @@ pub fn step(error: &ApiError, attempt: Attempt) -> Step {
         400 if code == "timestamp_out_of_range" && !attempt.clock_set => Step::SetClock,
         // Checked before anything else: nothing was stored, and a new token may come.
         401 => Step::Later(None),
+        // It takes two of these to be the end of the agent, and the second one says so.
+        403 if code.starts_with("agent_not_claimed") => Step::Later(None),
         // Two that are no verdict: too late, too early.
         408 | 425 => Step::Ask,
         400..=499 => Step::GiveUp,
@@ -98,6 +104,10 @@ mod tests {
             (refused(408, ""), first, Step::Ask),
             (refused(410, ""), first, Step::GiveUp),
             (refused(401, "invalid_token"), first, Step::Later(None)),
+            (refused(403, "agent_not_claimed_generic"), first, Step::Later(None)),
+            (refused(404, "").of_refresh(), first, Step::Later(None)),
+            (refused(403, "key_not_active").of_refresh(), again, Step::Later(None)),
+            (refused(502, "").of_refresh(), first, Step::Later(None)),
             (refused(500, ""), first, Step::Ask),
             (refused(502, ""), again, Step::Ask),
             (refused(302, ""), first, Step::Ask),

@@ -130,7 +130,9 @@ impl RoomTools for Tools {
 /// The hub's word for what is wrong, where it has one.
 fn refused(error: ApiError) -> ToolError {
     match &error {
-        ApiError::Refused(refusal) if (400..500).contains(&refusal.status) && refusal.status != 429 => {
+        ApiError::Refused(refusal)
+            if (400..500).contains(&refusal.status) && refusal.status != 429 && !refusal.of_refresh =>
+        {
             ToolError::Refused(refusal.code.clone().unwrap_or_else(|| format!("the hub answers {}", refusal.status)))
         }
         ApiError::Request(why) => ToolError::Refused((*why).to_owned()),
