@@ -444,10 +444,28 @@ impl token::Source for Refresh<'_> {
 
 /// The token of an answer. One that could not be in a header is none.
 pub(super) fn fresh(answer: &Value, now: i64) -> Option<Fresh> {
-    let token = answer.get("agent_token").or_else(|| answer.get("token"))?.as_str()?;
+    let token = ["agent_token", "token"].iter().find_map(|key| answer.get(*key)?.as_str())?;
     if token.is_empty() || token.len() > TOKEN_MAX || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
     }
     let end = answer.get("expires_at").and_then(Value::as_f64).map(super::credentials::token_expiry);
     Some(Fresh { token: token.to_owned(), expires_at: end.map_or(now + token::DAY, |end| end as i64), date: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_has_either_name_and_null_is_absent() {
+        let read = |answer: Value| fresh(&answer, 5).map(|fresh| (fresh.token, fresh.expires_at));
+        assert_eq!(read(json!({"agent_token": null, "token": "t", "expires_at": 9})), Some(("t".into(), 9)));
+        assert_eq!(
+            read(json!({"agent_token": "a", "token": "t", "expires_at": null})),
+            Some(("a".into(), 5 + token::DAY))
+        );
+        for none in [json!({"agent_token": ""}), json!({"token": "a b"}), json!([])] {
+            assert_eq!(read(none), None);
+        }
+    }
 }
