@@ -170,8 +170,7 @@ fn what_the_hub_refuses_for_good_is_given_up_and_what_it_puts_off_is_not() {
     }
     stage.delivered(&stage.out("slow", &room, "slow"));
     // A line break in what is signed would make it mean something else.
-    let forged = Outbound { reply_to: Some("a\nb".into()), ..stage.out("forged", &room, "x") };
-    assert!(matches!(stage.send(&forged), Delivery::Permanent { .. }));
+    assert!(matches!(stage.send(&stage.out("forged", "rm_1\nx", "x")), Delivery::Permanent { .. }));
     assert_eq!(stage.hub.heard(&room).len(), 1);
 }
 

@@ -207,7 +207,8 @@ fn draft<'a>(out: &'a Outbound, id: &'a str, payload: &'a Value, attempt: Attemp
             OutboundKind::Message => "message",
             OutboundKind::Error => "error",
         },
-        reply_to: out.reply_to.as_deref().filter(|_| !attempt.unquoted),
+        // What could not be signed is not quoted: an answer is worth more.
+        reply_to: out.reply_to.as_deref().filter(|id| !attempt.unquoted && !id.contains(char::is_control)),
         topic: out.topic.as_deref().filter(|t| !t.is_empty()),
         goal: None,
         payload,
@@ -237,6 +238,13 @@ mod tests {
         assert!(delivered(&sender.send(&out("T"))));
         assert_eq!(hub.calls(), ["send message re m_0", "status", "send message"]);
         assert!(sender.lock().is_empty());
+    }
+
+    #[test]
+    fn a_quote_that_cannot_be_signed_is_left_out() {
+        let (hub, sender) = sender([None]);
+        assert!(delivered(&sender.send(&Outbound { reply_to: Some("m\n0".into()), ..out("T") })));
+        assert_eq!(hub.calls(), ["send message"]);
     }
 
     #[test]
