@@ -193,6 +193,20 @@ impl Peer {
         }
     }
 
+    /// How the daemon ends the connection.
+    fn farewell(&mut self) -> (u16, String) {
+        loop {
+            match self.socket.read().expect("the daemon went without a word") {
+                Message::Close(frame) => {
+                    let frame = frame.expect("a code");
+                    return (frame.code.into(), frame.reason.to_string());
+                }
+                Message::Text(_) | Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     fn close(mut self, code: u16) {
         self.socket.close(Some(CloseFrame { code: CloseCode::from(code), reason: "".into() })).unwrap();
         while self.socket.read().is_ok() {}
@@ -522,8 +536,45 @@ fn a_revocation_is_acknowledged_and_final() {
     home.start();
     let mut peer = hub.accept();
     assert_eq!(peer.done("revoke", json!({"reason": "revoked_by_user"})), json!({"acknowledged": true}));
+    assert_eq!(peer.farewell().0, 1000);
     let flag = home.path("daemon/auth-expired.flag");
     wait_for("the flag", || flag.exists());
+}
+
+#[test]
+fn a_long_answer_is_given_and_the_connection_stays() {
+    let mut hub = Hub::start();
+    let mut home = Home::new(&hub);
+    fs::create_dir_all(home.path("credentials")).unwrap();
+    fs::write(home.path("credentials/ag_1.json"), credentials(&hub, "ag_1", 3).to_string()).unwrap();
+    fs::set_permissions(home.path("credentials/ag_1.json"), fs::Permissions::from_mode(0o600)).unwrap();
+    for dir in ["a", "b", "c"] {
+        let dir = home.path("agents/ag_1/workspace").join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        for n in 0..600 {
+            fs::write(dir.join(format!("{n:03}-{}.md", "x".repeat(150))), "").unwrap();
+        }
+    }
+    home.start();
+    let mut peer = hub.accept();
+    let listed = peer.done("list_agent_files", json!({"agentId": "ag_1"}));
+    let count =
+        listed["files"].as_array().unwrap().iter().filter(|f| f["relativePath"].to_string().contains("xxx")).count();
+    assert_eq!(count, 1_800);
+    assert!(listed.to_string().len() > 1 << 20, "{}", listed.to_string().len());
+    assert_eq!(peer.done("ping", json!({}))["pong"], true);
+}
+
+#[test]
+fn who_goes_says_so() {
+    let mut hub = Hub::start();
+    let mut home = Home::new(&hub);
+    home.start();
+    let mut peer = hub.accept();
+    assert_eq!(peer.done("ping", json!({}))["pong"], true);
+    let daemon = Pid::from_child(home.daemon.as_ref().unwrap());
+    kill_process(daemon, Signal::TERM).unwrap();
+    assert_eq!(peer.farewell(), (1000, "daemon stopping".to_owned()));
 }
 
 #[test]

@@ -29,8 +29,8 @@ const HEAD_LIMIT: usize = 16 << 10;
 const HEADERS: usize = 64;
 /// How much is read at once; also what an idle socket holds in memory.
 const READ_BUFFER: usize = 4 << 10;
-/// Bytes that may wait to be sent; a peer that lets more pile up is given up.
-const SEND_LIMIT: usize = 256 << 10;
+/// Bytes that may wait to be sent, so also the longest message; a peer that lets more pile up is given up.
+const SEND_LIMIT: usize = 8 << 20;
 /// What the key of a handshake is hashed with.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -182,7 +182,7 @@ impl Socket {
             }
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => {
-                self.close(1009);
+                self.close(1009, "");
                 Err(WsError::TooLong)
             }
             Err(e) => Err(broken(&e)),
@@ -211,9 +211,9 @@ impl Socket {
         }
     }
 
-    /// Says that nothing more comes from here. The peer's answer is an [`Incoming::Closed`] or the end.
-    pub fn close(&mut self, code: u16) {
-        let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
+    /// Says that nothing more comes from here, and why. The peer's answer is an [`Incoming::Closed`] or the end.
+    pub fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
         self.unsent = self.inner.close(Some(frame)).is_err() || self.inner.flush().is_err();
     }
 

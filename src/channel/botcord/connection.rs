@@ -272,7 +272,7 @@ fn meaning(agent: &str, n: u32, incoming: Incoming) -> Option<Event> {
 
 /// Says good-bye and waits a little for the answer, so that the hub does not have to wonder.
 fn farewell(mut socket: Socket) {
-    socket.close(1000);
+    socket.close(1000, "");
     let end = Instant::now() + FAREWELL;
     loop {
         match socket.receive() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use serde_json::Value;
 
-use super::frame::{Frame, event};
+use super::frame::{self, Frame, Refused, event};
 use super::gate::{Gate, Step};
 use super::handle::{Link, Shared};
 use super::lanes::{Duties, Lanes};
@@ -27,6 +27,8 @@ use crate::time::now_ms;
 
 /// Longest frame of the hub, in bytes.
 const MAX_FRAME: usize = 8 << 20;
+/// Longest answer or event, in bytes.
+const SEND_LIMIT: usize = 4 << 20;
 /// For connecting and shaking hands together.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 /// How often is looked for a new login while there is none.
@@ -136,7 +138,7 @@ impl Runner {
             self.sleep(rest, stop);
         }
         if let Some(mut socket) = self.socket.take() {
-            socket.close(1000);
+            socket.close(1000, "daemon stopping");
         }
         self.link.shared.update(|link| link.connected = false);
         // What was paid for is to be on disk.
@@ -228,7 +230,7 @@ impl Runner {
                 }
                 Err(e) => {
                     if matches!(e, WsError::TooLong) {
-                        socket.close(1009);
+                        socket.close(1009, "");
                     }
                     events.push_back(Event::Failed(e.to_string()));
                     return false;
@@ -260,6 +262,9 @@ impl Runner {
                 log::warn!("control.revoked");
                 self.answer(answer);
                 self.send_waiting();
+                if let Some(socket) = &mut self.socket {
+                    socket.close(1000, "");
+                }
                 return Some(Event::Revoked);
             }
             Step::Handle(frame) => {
@@ -313,18 +318,26 @@ impl Runner {
     fn send_waiting(&mut self) -> Option<Event> {
         let socket = self.socket.as_mut()?;
         loop {
-            let next = {
-                let mut state = self.link.shared.lock();
-                match state.answers.pop_front() {
-                    Some((at, _)) if at.elapsed() > PENDING_AGE => continue,
-                    Some((_, answer)) => Some(answer),
-                    None if state.events.is_empty() => None,
-                    None => Some(state.events.remove(0).1),
+            let mut state = self.link.shared.lock();
+            let (at, key, message) = match state.answers.pop_front() {
+                Some((at, _)) if at.elapsed() > PENDING_AGE => continue,
+                Some((at, answer)) => (Some(at), String::new(), answer),
+                None if state.events.is_empty() => return None,
+                None => {
+                    let (key, event) = state.events.remove(0);
+                    (None, key, event)
                 }
             };
-            if let Err(e) = socket.send(&next?.to_string()) {
-                return Some(Event::Failed(e.to_string()));
+            drop(state);
+            let Err(e) = socket.send(&sendable(&message)) else { continue };
+            // The next connection gets it.
+            let mut state = self.link.shared.lock();
+            match at {
+                Some(at) => state.answers.push_front((at, message)),
+                None if state.events.iter().all(|(newer, _)| *newer != key) => state.events.insert(0, (key, message)),
+                None => {}
             }
+            return Some(Event::Failed(e.to_string()));
         }
     }
 
@@ -433,6 +446,18 @@ impl Runner {
         }
         let _ = rustix::io::read(&self.link.shared.wake, &mut [0_u8; 8]);
     }
+}
+
+/// The text of a message; one that is too long is told of in its place.
+fn sendable(message: &Value) -> String {
+    let text = message.to_string();
+    if text.len() <= SEND_LIMIT {
+        return text;
+    }
+    let id = message["id"].as_str().unwrap_or_default();
+    log::warn!("control.too_long id={:?} bytes={}", crate::text::clip(id, 80), text.len());
+    let why = format!("the answer has {} bytes; at most {SEND_LIMIT} are sent", text.len());
+    frame::answer(id, &Err(Refused::failed(why))).to_string()
 }
 
 /// The socket's address; the name of this machine goes along where it has one.

@@ -56,7 +56,7 @@ fn ask(socket: &mut Socket, token: Option<&str>, end: Instant) -> Result<Answer,
     next(socket, until, |event| event["event"] == "connect.challenge")?;
     socket.send(&request(token))?;
     let Some(answer) = next(socket, end, |answer| answer["id"] == ID)? else { return Err(WsError::TimedOut) };
-    socket.close(1000);
+    socket.close(1000, "");
     Ok(read(&answer))
 }
 
