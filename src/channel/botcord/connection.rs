@@ -275,15 +275,35 @@ fn farewell(mut socket: Socket) {
     socket.close(1000, "");
     let end = Instant::now() + FAREWELL;
     loop {
+        let left = end.saturating_duration_since(Instant::now());
         match socket.receive() {
+            _ if left.is_zero() => return,
             Ok(Some(Incoming::Closed { .. })) | Err(_) => return,
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() || socket.wait(&[], Some(left)).is_err() {
-                    return;
-                }
-            }
+            Ok(None) if socket.wait(&[], Some(left)).is_err() => return,
+            Ok(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use tungstenite::Message;
+
+    use super::*;
+
+    #[test]
+    fn a_hub_that_does_not_stop_talking_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let hub = std::thread::spawn(move || {
+            let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+            while socket.send(Message::text("{}")).is_ok() {}
+        });
+        let never = CancelToken::new().unwrap();
+        let request = Request { url: &url, headers: &[], limit: Duration::from_secs(20), max_message: MAX_MESSAGE };
+        farewell(ws::open(&request, never.as_fd()).unwrap());
+        hub.join().unwrap();
     }
 }
