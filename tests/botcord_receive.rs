@@ -357,3 +357,17 @@ fn without_a_socket_questions_wait_for_something_to_come() {
     p.inbox.set_waits(false);
     p.inbox.close();
 }
+
+#[test]
+fn a_hub_that_does_not_wait_is_not_stormed() {
+    let p = play(AckAt::Turn, Timing::default());
+    p.inbox.open();
+    p.inbox.set_waits(true);
+    for asked in [5, 10] {
+        p.inbox.ask(Trigger::NoSocket);
+        p.polls(asked);
+        // In a moment a storm would have asked some thousand times.
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(p.stage.lock().polls.len(), asked);
+    }
+}

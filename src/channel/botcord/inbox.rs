@@ -30,8 +30,11 @@ const BATCH: usize = 200;
 /// What is finished within this is acknowledged in one request. The hub keeps a message for two minutes, and the journal
 /// recognises one that comes again.
 const GATHER: Duration = Duration::from_millis(100);
-/// Answers in a row that may hold nothing but repeats before the asking ends; a sound hub gives none.
+/// Answers in a row that may hold nothing but repeats, or nothing at all although there was time to wait for something,
+/// before the asking ends; a sound hub gives none.
 const MAX_REPEATS: usize = 5;
+/// Whoever is to wait for something and has nothing after so short a time has not waited.
+const NO_WAIT: Duration = Duration::from_secs(1);
 
 /// Whether a message came from the inbox. Others of the same channel, such as scheduled turns, are none of its business.
 fn is_hubs(id: &str) -> bool {
@@ -340,6 +343,7 @@ impl Inbox {
                 };
                 (trigger, if state.waits { self.timing.long_poll } else { Duration::ZERO })
             };
+            let asked = Instant::now();
             let page = match self.hub.poll(wait) {
                 Ok(page) => page,
                 Err(fault) => {
@@ -350,7 +354,11 @@ impl Inbox {
                 }
             };
             let more = page.has_more && !page.messages.is_empty();
-            let has_news = page.messages.is_empty() || self.take(page.messages, trigger, more);
+            let has_news = if page.messages.is_empty() {
+                asked.elapsed() >= NO_WAIT.min(wait / 2)
+            } else {
+                self.take(page.messages, trigger, more)
+            };
             repeats = if has_news { 0 } else { repeats + 1 };
             let mut state = self.lock();
             if repeats >= MAX_REPEATS {
