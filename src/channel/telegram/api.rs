@@ -231,6 +231,8 @@ impl Api {
         }
         let why = answer["description"].as_str().map_or_else(|| format!("it says {status}"), |why| self.blot(why));
         Err(match status {
+            // Something in front of the server: its word is no verdict on the bot or on a message.
+            300..=499 if answer["ok"] != false && !matches!(status, 413 | 429) => ApiError::Down(why),
             // Of a token that is none the server knows no methods.
             401 | 404 => ApiError::Token,
             409 => ApiError::Conflict(why),
@@ -266,16 +268,21 @@ mod tests {
         let said = |status: u16, body: &str| api().outcome(status, body.as_bytes());
         assert_eq!(said(200, r#"{"ok":true,"result":{"id":1}}"#), Ok(json!({"id": 1})));
         assert_eq!(said(401, r#"{"ok":false,"description":"Unauthorized"}"#), Err(ApiError::Token));
-        assert_eq!(said(404, "{}"), Err(ApiError::Token));
+        assert_eq!(said(404, r#"{"ok":false,"error_code":404}"#), Err(ApiError::Token));
+        for status in [302, 401, 403, 404, 407, 409] {
+            assert_eq!(said(status, "<html>"), Err(ApiError::Down(format!("it says {status}"))), "a proxy's");
+        }
+        assert!(matches!(said(413, "<html>"), Err(ApiError::Refused { code: 413, .. })));
         let limited = r#"{"ok":false,"parameters":{"retry_after":7}}"#;
         assert_eq!(said(429, limited), Err(ApiError::Limited(Duration::from_secs(7))));
         let long = r#"{"ok":false,"parameters":{"retry_after":99999999}}"#;
         assert_eq!(said(429, long), Err(ApiError::Limited(LONGEST)));
         assert_eq!(said(429, "?"), Err(ApiError::Limited(Duration::from_secs(5))));
-        assert_eq!(said(409, r#"{"description":"webhook"}"#), Err(ApiError::Conflict("webhook".into())));
+        assert_eq!(said(409, r#"{"ok":false,"description":"webhook"}"#), Err(ApiError::Conflict("webhook".into())));
         assert_eq!(said(502, "<html>"), Err(ApiError::Down("it says 502".into())));
         assert!(matches!(said(200, "{}"), Err(ApiError::Down(_))));
-        let refused = said(400, r#"{"description":"no bot123:ABC-_x here","parameters":{"migrate_to_chat_id":-5}}"#);
+        let refused =
+            said(400, r#"{"ok":false,"description":"no bot123:ABC-_x here","parameters":{"migrate_to_chat_id":-5}}"#);
         match refused {
             Err(ApiError::Refused { code: 400, why }) => {
                 assert!(!why.contains("123:ABC") && why.contains("-5 now"), "{why}");
