@@ -283,9 +283,9 @@ impl Runner {
 
     fn believe_clock(&self, frame: &Frame) {
         let Some(hub) = frame.params.get("server_time").and_then(Value::as_i64) else { return };
-        let skew = hub - now_ms();
+        let skew = hub.saturating_sub(now_ms());
         self.session.set_skew_ms(skew);
-        let far = (skew.abs() > 60_000).then_some(skew);
+        let far = (skew.saturating_abs() > 60_000).then_some(skew);
         if far.is_some() {
             log::warn!("control.clock_off ms={skew}");
         }

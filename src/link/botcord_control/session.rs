@@ -207,9 +207,9 @@ impl Session {
     /// Takes the hub's clock from the head of an answer, unless a better word of it agrees. The address of a hub is
     /// `https`, or on this machine: nobody in between has written it.
     pub fn heard_date(&self, date_ms: i64) {
-        let skew = date_ms - now_ms();
+        let skew = date_ms.saturating_sub(now_ms());
         let mut state = self.lock();
-        if (skew - state.skew_ms).abs() > DATE_STEP_MS {
+        if skew.saturating_sub(state.skew_ms).saturating_abs() > DATE_STEP_MS {
             state.skew_ms = skew;
         }
     }
