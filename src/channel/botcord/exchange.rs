@@ -30,6 +30,8 @@ const ERROR_LIMIT: u64 = 64 << 10;
 pub const BODY_LIMIT: u64 = 32 << 20;
 /// The same for a single message, which holds what was said twice.
 pub const LARGE_LIMIT: u64 = 64 << 20;
+/// Values of an answer other than the inbox's, which reads with more care.
+const VALUES: usize = 500_000;
 /// What is said of a longer one.
 pub const TOO_LONG: &str = "it is too long";
 /// Limit of a refresh.
@@ -360,7 +362,7 @@ pub(super) fn parsed(body: &[u8]) -> Result<Value, ApiError> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    json::parse(body).map_err(|_| ApiError::Answer("no JSON"))
+    json::parse_at_most(body, VALUES).map_err(|_| ApiError::Answer("no JSON"))
 }
 
 /// The bytes of a document.

@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 
 use crate::json;
 
-/// The members of an object whose values parse; the others are left out. `None` for what is no whole object.
-pub fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
+/// The members of an object whose values parse and hold no more values than so many; the others are left out. `None` for
+/// what is no whole object.
+pub fn object(bytes: &[u8], values: usize) -> Option<Map<String, Value>> {
     let mut members = Map::new();
     for (key, value) in parts(bytes)? {
-        if let (Ok(Value::String(key)), Ok(value)) = (json::parse(key), json::parse(value)) {
+        if let (Ok(Value::String(key)), Ok(value)) = (json::parse(key), json::parse_at_most(value, values)) {
             members.insert(key, value);
         }
     }
@@ -128,14 +129,14 @@ mod tests {
         let document =
             json!({"a": [1, {"b": "]}\"\\"}, []], "": null, "c": {"d": ","}, "e": -1.5, "f": true, "ü": "é"});
         for text in [document.to_string(), serde_json::to_string_pretty(&document).unwrap()] {
-            assert_eq!(Value::Object(object(text.as_bytes()).unwrap()), document);
+            assert_eq!(Value::Object(object(text.as_bytes(), 99).unwrap()), document);
             assert_eq!(member(text.as_bytes(), "ü").unwrap(), "\"é\"".as_bytes());
             let list = member(text.as_bytes(), "a").unwrap();
             let elements: Vec<Value> =
                 elements(list).unwrap().into_iter().map(|e| serde_json::from_slice(e).unwrap()).collect();
             assert_eq!(Value::from(elements), document["a"]);
         }
-        assert_eq!(object(b" { } ").unwrap().len(), 0);
+        assert_eq!(object(b" { } ", 99).unwrap().len(), 0);
         assert_eq!(elements(b"[]").unwrap().len(), 0);
     }
 
@@ -144,7 +145,7 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
         let text = format!(r#"{{"id": "h_1", "deep": {deep}, "half": "\ud800", "big": 1e999, "text": "x"}}"#);
         assert!(json::parse(text.as_bytes()).is_err());
-        assert_eq!(Value::Object(object(text.as_bytes()).unwrap()), json!({"id": "h_1", "text": "x"}));
+        assert_eq!(Value::Object(object(text.as_bytes(), 99).unwrap()), json!({"id": "h_1", "text": "x"}));
     }
 
     #[test]
@@ -152,12 +153,12 @@ mod tests {
         for text in
             ["", "[", "{", "[1", "[1 2]", "{\"a\"", "{\"a\" 1}", "{\"a\":}", "{\"a\":\"", "{\"a\":\"\\", "5", "[[]"]
         {
-            assert!(object(text.as_bytes()).is_none() && elements(text.as_bytes()).is_none(), "{text}");
+            assert!(object(text.as_bytes(), 99).is_none() && elements(text.as_bytes()).is_none(), "{text}");
         }
         // Every beginning of a document ends without a panic.
         let text = br#"{"a": [1, {"b": "\"]"}], "c": "d"}"#;
         for end in 0..text.len() {
-            let _ = (object(&text[..end]), elements(&text[..end]), member(&text[..end], "c"));
+            let _ = (object(&text[..end], 99), elements(&text[..end]), member(&text[..end], "c"));
         }
     }
 }

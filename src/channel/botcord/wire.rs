@@ -6,6 +6,12 @@ use serde_json::Value;
 use super::salvage;
 use crate::json;
 
+/// Values of an answer of the inbox that is read in one go. Senders choose how many a message has, and one who wants to
+/// harm would choose as many as the answer may have bytes.
+const PAGE_VALUES: usize = 50_000;
+/// Values of a message; what of a longer one has more is left out.
+const MESSAGE_VALUES: usize = 20_000;
+
 /// One answer of the inbox.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InboxPage {
@@ -151,16 +157,16 @@ impl InboxPage {
     /// Reads an answer. Of a message that is no JSON for us, though it is for the hub, what can be read is there; of
     /// one that cannot be read at all, `null`. `None` when the answer has no list of messages.
     pub fn read(answer: &[u8]) -> Option<Self> {
-        if let Ok(mut answer) = json::parse(answer) {
+        if let Ok(mut answer) = json::parse_at_most(answer, PAGE_VALUES) {
             let has_more = answer.get("has_more") == Some(&Value::Bool(true));
             return match answer.get_mut("messages")?.take() {
                 Value::Array(messages) => Some(Self { messages, has_more }),
                 _ => None,
             };
         }
-        let readable = |element: &[u8]| match json::parse(element) {
+        let readable = |element: &[u8]| match json::parse_at_most(element, MESSAGE_VALUES) {
             Ok(message) => message,
-            Err(_) => salvage::object(element).map_or(Value::Null, Value::Object),
+            Err(_) => salvage::object(element, MESSAGE_VALUES).map_or(Value::Null, Value::Object),
         };
         let messages = salvage::elements(salvage::member(answer, "messages")?)?.into_iter().map(readable).collect();
         Some(Self { messages, has_more: salvage::member(answer, "has_more") == Some(b"true") })
@@ -328,6 +334,20 @@ mod tests {
             {"hub_msg_id": "h_1"}, {"hub_msg_id": "h_2"}, {"hub_msg_id": "h_3"}, {"hub_msg_id": "h_4", "text": "x"},
         ]);
         assert_eq!((Value::from(page.messages), page.has_more), (expected, true));
+    }
+
+    #[test]
+    fn a_message_of_too_many_values_does_not_cost_the_others_or_the_memory() {
+        let zeros = "0,".repeat(PAGE_VALUES);
+        let answer = format!(
+            r#"{{"messages": [{{"hub_msg_id": "h_1", "envelope": {{"payload": {{"x": [{zeros}0]}}}}}}, {{"hub_msg_id": "h_2",
+            "text": "{}"}}, {{"hub_msg_id": "h_3", "envelope": {{"payload": [{zeros}0]}}}}], "has_more": false}}"#,
+            "[,{".repeat(30_000)
+        );
+        let page = InboxPage::read(answer.as_bytes()).unwrap();
+        let ids: Vec<&Value> = page.messages.iter().map(|m| &m["hub_msg_id"]).collect();
+        assert_eq!(ids, ["h_1", "h_2", "h_3"]);
+        assert!(page.messages[0].get("envelope").is_none() && page.messages[1]["text"].is_string());
     }
 
     #[test]

@@ -2,6 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::json;
+
+/// Values of a frame; more would take a hundred times the memory of a frame that is as long.
+const VALUES: usize = 500_000;
+
 /// A frame that asks for something.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
@@ -35,7 +40,7 @@ pub enum Incoming {
 
 /// Reads a text message of the socket.
 pub fn read(text: &str) -> Incoming {
-    let Ok(value) = crate::json::parse(text.as_bytes()) else { return Incoming::Unreadable("not JSON") };
+    let Ok(value) = json::parse_at_most(text.as_bytes(), VALUES) else { return Incoming::Unreadable("not JSON") };
     let Value::Object(mut object) = value else { return Incoming::Unreadable("not an object") };
     let Some(Value::String(id)) = object.remove("id") else { return Incoming::Unreadable("no id") };
     let Some(Value::String(kind)) = object.remove("type") else {
