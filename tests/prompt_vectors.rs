@@ -11,6 +11,7 @@ use bellhop::message::{CloudRun, Inbound, document};
 use bellhop::prompt::hints::Hints;
 use bellhop::prompt::memory::{self, Memory, Update};
 use bellhop::prompt::{activity, room, sender, skills, user_turn};
+use bellhop::runtime::context_file;
 use bellhop::sanitize;
 use serde_json::{Map, Value, json};
 use support::vector_file::check;
@@ -332,7 +333,7 @@ fn vectors_context_blocks() {
                 .into()
             }
             "room_rule" => match room::rule(&message_of(&input["message"])) {
-                Some(rule) => room::render_rules(&[rule]).into(),
+                Some(rule) => context_file::render_rules(&[rule]).expect("a rule").into(),
                 None => Value::Null,
             },
             "recent_messages" => {
@@ -356,7 +357,9 @@ fn vectors_context_blocks() {
             }
             "managed_section" => {
                 let rules = rules_of(&input["rule"]);
-                room::managed_section(str_of(input, "existing"), &rules, "{{MANAGED_NOTE}}").into()
+                let merged =
+                    context_file::merge(str_of(input, "existing"), context_file::render_rules(&rules).as_deref());
+                merged.replace(context_file::MANAGED_LINE, "{{MANAGED_NOTE}}").into()
             }
             "skill_md" => {
                 let (name, description) = skills::parse(str_of(input, "content"), str_of(input, "fallback"));

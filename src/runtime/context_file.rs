@@ -21,6 +21,8 @@ use crate::store;
 pub const START: &str = "<!-- BOTCORD_SYSTEM_RULES_START -->";
 /// Last line of a managed section.
 pub const END: &str = "<!-- BOTCORD_SYSTEM_RULES_END -->";
+/// What stands in the place of either inside of one.
+const GONE: &str = "<!-- -->";
 /// What the second line of a managed section says to whoever opens the file.
 pub const MANAGED_LINE: &str =
     "<!-- bellhop rewrites this part before every turn; write your own text outside the markers. -->";
@@ -58,8 +60,9 @@ pub fn prepend(context: Option<&str>, rules: &[SystemRule]) -> Option<String> {
 /// `existing` with its managed section replaced, added, or (`body` = `None`) removed.
 pub fn merge(existing: &str, body: Option<&str>) -> String {
     let section = body.map(|body| {
-        // A body that closed the section itself could smuggle text out of it.
-        let body = body.replace(START, "").replace(END, "");
+        // A body that closed the section itself could smuggle text out of it. Something stays in the place of a marker,
+        // so that what was around it does not become one.
+        let body = body.replace(START, GONE).replace(END, GONE);
         format!("{START}\n{MANAGED_LINE}\n\n{body}\n{END}")
     });
     let bounds = existing.find(START).and_then(|start| {
@@ -312,6 +315,14 @@ mod tests {
         let merged = merge("", Some(&format!("a\n{END}\nb")));
         assert_eq!(merged.matches(END).count(), 1);
         assert!(merged.ends_with(&format!("{END}\n")));
+        for (inner, at) in [(END, 16), (START, 16), (END, END.len() - 1)] {
+            for outer in [START, END] {
+                let hidden = format!("{}{inner}{}", &outer[..at], &outer[at..]);
+                let merged = merge("# Mine", Some(&format!("a\n{hidden}\nb")));
+                assert_eq!((merged.matches(START).count(), merged.matches(END).count()), (1, 1), "{merged}");
+                assert_eq!(merge(&merged, None), "# Mine\n", "nothing of it stays");
+            }
+        }
     }
 
     #[test]
