@@ -66,6 +66,12 @@ pub fn patch(text: Option<&str>, patch: &Patch) -> Patched {
         let Some(start) = line_start(&text, BIO) else { return Patched::Skipped("unparseable") };
         let start = start + BIO.len();
         let rest = &text[start..];
+        // Of a bio with headings the end cannot be told. It is not put in again, before what is left of itself.
+        let has_headings = bio.starts_with("##") || bio.contains("\n##");
+        let is_there = || rest.strip_prefix(bio).is_some_and(|after| after.is_empty() || after.starts_with('\n'));
+        if has_headings && is_there() {
+            return if text == before { Patched::Skipped("no-change") } else { Patched::Changed(text) };
+        }
         let end = if rest.starts_with("##") { Some(0) } else { rest.find("\n##").map(|at| at + 1) };
         match end {
             Some(end) => text.replace_range(start..start + end, &format!("{bio}\n\n")),
@@ -104,4 +110,19 @@ pub fn fresh(
         or_not_set(name),
         or_not_set(runtime),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bio_with_headings_is_put_in_once() {
+        let bio = Patch { bio: Some(Some("Reviews\n\n## Focus\n\nRust".into())), ..Patch::default() };
+        let file = fresh("ag_1", Some("Nia"), None, "k_1", "-", None);
+        let Patched::Changed(first) = patch(Some(&file), &bio) else { panic!("{file}") };
+        assert_eq!(patch(Some(&first), &bio), Patched::Skipped("no-change"), "{first}");
+        let renamed = Patch { display_name: Some(Some("Ada".into())), ..bio };
+        assert_eq!(patch(Some(&first), &renamed), Patched::Changed(first.replace("Nia", "Ada")));
+    }
 }
