@@ -439,6 +439,8 @@ impl Transport for Connection {
             // Its body has never come.
             self.transmit(0)?;
         }
+        // A far side that always has something more would not be waited for, and never be late.
+        with_current(|end, _| if Instant::now() < end { Ok(()) } else { Err(DialError::TimedOut) })?;
         let stream = self.stream.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         loop {
             match stream.read(self.buffers.input_append_buf()) {
@@ -466,5 +468,43 @@ impl Transport for Connection {
 
     fn is_tls(&self) -> bool {
         self.tls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::engine::cancel::CancelToken;
+
+    /// What becomes of a request that is answered with `first` and then `again`, for as long as it is read.
+    fn flooded(first: &'static [u8], again: &'static [u8]) -> HttpErrorKind {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let _ = stream.read(&mut [0; 4_096]);
+            let flood = again.repeat(1_000);
+            let mut open = stream.write_all(first).is_ok();
+            while open {
+                open = stream.write_all(&flood).is_ok();
+            }
+        });
+        let limit = Duration::from_millis(300);
+        let request = Request { method: "GET", url: &url, headers: &[], body: Body::None, limit };
+        let abort = CancelToken::new().unwrap();
+        let mut bytes = Vec::new();
+        let result = Http::new().send(request, abort.as_fd(), &mut |_, body| read_all(body, 1_000, &mut bytes));
+        server.join().unwrap();
+        result.err().unwrap().kind
+    }
+
+    #[test]
+    fn an_answer_without_end_is_late_or_too_long() {
+        let late = flooded(b"", b"HTTP/1.1 100 Continue\r\n\r\n");
+        assert!(matches!(late, HttpErrorKind::TimedOut | HttpErrorKind::Failed(_)), "{late:?}");
+        let long = flooded(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n");
+        assert!(matches!(long, HttpErrorKind::TooLong), "{long:?}");
     }
 }
