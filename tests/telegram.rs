@@ -454,6 +454,20 @@ fn a_bot_is_connected_by_commands() {
 }
 
 #[test]
+fn no_token_is_sent_to_an_address_that_is_not_safe() {
+    let home = Home::bare("tg-address");
+    // Not one of the loopback, although it leads there.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://0.0.0.0:{}", listener.local_addr().unwrap().port());
+    let refused = home.run(&["gateway", "add", "tg", "--base-url", &base], "123:secret_part\n");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&base), "{refused:?}");
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(home.files_with("secret_part"), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn gateways_of_other_services_and_without_agents_say_why_they_are_not_connected() {
     let api = BotApi::start();
     let home = Home::new("tg-others", &api, &json!({"accountId": "nobody"}));

@@ -21,6 +21,7 @@ use crate::config::gateways::{TELEGRAM, shown};
 use crate::config::paths::is_agent_id;
 use crate::config::{Config, GatewayProfile, edit};
 use crate::json;
+use crate::net::url;
 use crate::serve::client::Client;
 
 /// The list of gateways in the configuration.
@@ -78,7 +79,10 @@ fn add(args: &Parsed, context: &Context<'_>, config: &Config, id: &str) -> Resul
         profile.account.clone_from(&account);
     }
     let base = args.text("base-url");
-    if base.is_some() {
+    if let Some(base_url) = &base {
+        // Before the token is on its way there.
+        url::server(base_url)
+            .map_err(|e| Failure::usage(format!("--base-url: the address {e}, found {base_url:?}")))?;
         profile.base_url.clone_from(&base);
     }
     let stored = context.host.gateway_secret(&context.home, &profile);
