@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use bellhop::config::paths::directory_conversation;
 use bellhop::store::HomeLock;
 use echo_daemon::{EchoDaemon, Place, Ran};
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
 #[test]
@@ -172,6 +174,31 @@ fn a_daemon_that_does_not_answer_keeps_nobody_from_leaving() {
         assert_eq!(status.signal(), Some(2), "{command}: {status:?}");
         drop(held);
     }
+}
+
+#[test]
+fn the_end_of_input_at_a_terminal_leaves_what_still_runs() {
+    let daemon = EchoDaemon::start();
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let open = || rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    let mut child = daemon.place.command(&["chat"]).stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+    let mut terminal = std::fs::File::from(master);
+    terminal.write_all(b"hang\n").unwrap();
+    wait_for(|| !daemon.agent.submitted.lock().unwrap().is_empty());
+    // Control and D.
+    terminal.write_all(b"\x04").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut shown = Vec::new();
+    // The end of the last program is an error of the terminal.
+    let _ = terminal.read_to_end(&mut shown);
+    let shown = String::from_utf8_lossy(&shown);
+    let work = std::fs::canonicalize(daemon.place.home.join("work")).unwrap();
+    assert!(shown.contains(&format!("The agent works in {}. /help", work.display())), "{shown}");
+    assert!(shown.contains("(the daemon goes on with what was asked)"), "{shown}");
+    assert!(daemon.agent.asked.lock().unwrap().is_empty(), "nothing was cancelled");
 }
 
 #[test]

@@ -221,6 +221,8 @@ impl Chat {
                         ended = true;
                         self.screen.alarm(&format!("standard input cannot be read: {why}"))?;
                     }
+                    // A person who has ended the input has left; a pipe has asked all that it wants answered.
+                    Err(_) if self.interactive => return Ok(Exit::Ok),
                     Err(_) => ended = true,
                 },
                 recv(tick) -> _ => self.screen.tick()?,
@@ -317,7 +319,7 @@ impl Chat {
                 }
                 Err(error) => {
                     self.failed = true;
-                    self.screen.alarm(&error.message)?;
+                    self.screen.alarm(error.message.trim_start_matches("--file: "))?;
                 }
             }
         }
