@@ -80,7 +80,11 @@ fn run(args: &Parsed, host: &dyn Host) -> Result<ExitCode, Failure> {
     // The start that a sandbox wakes up with has the token that counts now.
     make_room(args.flag("replace") || cloud.is_some(), &context.home)?;
     if args.flag("background") && cloud.is_none() {
-        return background(&context.home).map(ExitCode::from);
+        return match background(&context.home) {
+            // Another start was faster.
+            Err(_) if args.flag("if-stopped") && stop::holder(&context.home)?.is_some() => Ok(ExitCode::SUCCESS),
+            done => done.map(ExitCode::from),
+        };
     }
     if detached {
         // Out of the terminal's session: its end must not be ours.
@@ -153,6 +157,9 @@ fn background(home: &Home) -> Result<Exit, Failure> {
     match wait_until_it_answers(home, child)? {
         Started::Answers => say(&format!("daemon started (pid {pid})"))?,
         Started::Ended(how) => {
+            if let Some(pid) = stop::holder(home)? {
+                return Err(already_running(pid, false));
+            }
             let mut text = tail_of(said);
             // Once the log was set up, the reason is its last line.
             if text.is_empty() {

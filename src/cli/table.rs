@@ -233,8 +233,9 @@ pub const COMMANDS: &[Command] = &[
              the hub's page nobody has to. The login is kept in daemon/user-auth.json below the home, used at every later \
              start, and renewed by the daemon. It is seen to before anything is detached or replaced. Other users can \
              read an argument: give the ticket in BOTCORD_INSTALL_TOKEN, or with --install-token - on standard input.",
-            "The first start with a login writes a configuration, unless there is one: Claude Code works in --cwd or in \
-             the user's directory, for the agents that --agent names, or else for those whose credentials lie in the home.",
+            "The first start with a login, --agent or --cwd writes a configuration, unless there is one: Claude Code works in \
+             --cwd or in the user's directory, for the agents that --agent names, or else for those whose credentials lie \
+             in the home.",
         ],
         options: &[
             Opt { short: Some('d'), ..flag("background", "Detach, and return when the daemon answers") },
@@ -261,7 +262,8 @@ pub const COMMANDS: &[Command] = &[
             "Without a choice: systemd's manager of the system for root, that of the user for everybody else. The system's \
              service runs as the user bellhop with everything in /var/lib/bellhop; a user's runs with the home \
              that --home or BELLHOP_HOME names, else ~/.bellhop, and ends with the last login unless the user lingers \
-             (loginctl enable-linger). Both tell systemd when they \
+             (loginctl enable-linger). The system's is asked as its user: sudo -u bellhop bellhop --home /var/lib/bellhop \
+             status. Both tell systemd when they \
              are ready and that they live, and are confined: they see no devices and the system read-only.",
             "--cron puts two lines into the user's crontab: one for the start of the machine, one that looks every five \
              minutes whether a daemon runs. --s6 writes a service directory with readiness notification; its run script \

@@ -93,7 +93,9 @@ impl fmt::Display for HomeError {
             Self::Empty => write!(f, "--home is empty; expected a directory"),
             Self::NotADirectory(path) => write!(f, "{} is not a directory", path.display()),
             Self::NotOurs { path, owner } => {
-                write!(f, "{} belongs to user {owner}, not to user {}", path.display(), own_uid())
+                let own = own_uid();
+                write!(f, "{} belongs to user {owner}, not to user {own}", path.display())?;
+                if own == 0 { write!(f, "; act as that one: sudo -u '#{owner}' bellhop …") } else { Ok(()) }
             }
             Self::NotWritable(path, why) => write!(f, "{} is not writable: {}", path.display(), plain(why)),
             Self::Create(path, why) => write!(f, "{} cannot be created: {}", path.display(), plain(why)),

@@ -78,7 +78,8 @@ impl fmt::Display for ClientError {
             Self::Silent(limit) => write!(f, "the daemon did not answer within {} s", limit.as_secs()),
             Self::NotUnderstood(what) => write!(f, "the daemon's answer was not understood: {what}"),
             Self::StillAccepted { id, why } => {
-                write!(f, "lost sight of message {id} ({why}); it is accepted and will be answered")
+                write!(f, "lost sight of message {id} ({why}); it is accepted and will be answered")?;
+                if why.is_no_daemon() { f.write_str(" once one runs: bellhop start --background") } else { Ok(()) }
             }
         }
     }
