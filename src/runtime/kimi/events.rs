@@ -138,6 +138,8 @@ pub struct Parser {
     session: Option<String>,
     /// Words of the last assistant message that had any.
     answer: Option<String>,
+    /// There was an assistant message.
+    spoke: bool,
     error: Option<String>,
     resume_hint: bool,
     /// The model has been asked: only then its instructions are certainly made up, since the newer program prints
@@ -153,10 +155,12 @@ impl Parser {
 
     fn verdict(&mut self, ended: &Ended) -> Verdict {
         let succeeded = match self.given {
-            Some(_) => self.answer.is_some(),
+            Some(_) => self.spoke,
             None => self.resume_hint,
         };
-        if let Some(message) = self.error.take() {
+        // The newer program's farewell tells of success, whatever it has overcome before.
+        let told = self.error.take().filter(|_| self.given.is_some() || !self.resume_hint);
+        if let Some(message) = told {
             return Verdict::Failure { message, class: None };
         }
         // Without a code it has said farewell and not ended yet.
@@ -222,6 +226,7 @@ impl StreamParser for Parser {
             self.error = read.error;
         }
         self.resume_hint |= read.resume_hint;
+        self.spoke |= fields::text(event, &["role"]) == Some("assistant");
         self.underway |= fields::text(event, &["type"]) != Some("system.version");
         let then = if read.resume_hint { Then::Succeeded } else { Then::Continue };
         let seen = Seen::kind(read.kind).digest(read.digest).then(then);
@@ -272,6 +277,28 @@ mod tests {
         assert_eq!(run(None, &[answer.clone(), hint], &zero), Verdict::Success("hi".into()));
         assert_eq!(run(None, std::slice::from_ref(&answer), &zero), Verdict::Missing);
         assert_eq!(run(Some("s"), &[answer], &zero), Verdict::Success("hi".into()));
+    }
+
+    #[test]
+    fn a_turn_without_words_has_succeeded_all_the_same() {
+        let calls = json!({"role":"assistant","content":null,"tool_calls":[{"function":{"name":"Bash"}}]});
+        let silent = json!({"role":"assistant","content":""});
+        let tool = json!({"role":"tool","content":"done"});
+        let zero = ended(Some(0), None, "");
+        assert_eq!(run(Some("s"), &[calls, tool.clone(), silent], &zero), Verdict::Success(String::new()));
+        assert_eq!(run(Some("s"), &[tool], &zero), Verdict::Missing);
+    }
+
+    #[test]
+    fn what_the_newer_program_has_overcome_is_no_failure() {
+        let error = json!({"role":"tool","content":"","error":"exit 1"});
+        let answer = json!({"role":"assistant","content":"hi"});
+        let hint = json!({"role":"meta","type":"session.resume_hint","session_id":"s"});
+        let zero = ended(Some(0), None, "");
+        assert_eq!(run(None, &[error.clone(), answer.clone(), hint.clone()], &zero), Verdict::Success("hi".into()));
+        let failed = Verdict::Failure { message: "exit 1".into(), class: None };
+        assert_eq!(run(None, &[error, answer], &zero), failed);
+        assert!(!matches!(run(None, &[hint], &ended(Some(1), None, "error: x")), Verdict::Success(_)));
     }
 
     #[test]
