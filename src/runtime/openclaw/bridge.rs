@@ -71,10 +71,11 @@ impl Mailbox {
         (Self { news, wake: wake.clone() }, receiver)
     }
 
-    fn put(&self, news: News) {
-        // A turn that has ended does not listen any more.
-        let _ = self.news.send_timeout(news, MAIL_LIMIT);
+    /// Returns whether it was taken: a turn that has ended does not listen any more.
+    fn put(&self, news: News) -> bool {
+        let taken = self.news.send_timeout(news, MAIL_LIMIT).is_ok();
         self.wake.wake();
+        taken
     }
 }
 
@@ -371,12 +372,22 @@ impl Keeper {
             return;
         }
         let request = PermissionRequest::from_params(params);
-        let listener = request.session_id.as_ref().and_then(|session| self.listeners.get(session));
-        match listener {
-            Some(mailbox) => mailbox.put(News::Permission(id.clone(), request)),
-            None => self.write(rpc::answer(id, PermissionAnswer { outcome: request.choose(false) }), io),
+        let refusal = rpc::answer(id, PermissionAnswer { outcome: request.choose(false) });
+        let session = request.session_id.clone().unwrap_or_default();
+        if !tell(&mut self.listeners, &session, News::Permission(id.clone(), request)) {
+            self.write(refusal, io);
         }
     }
+}
+
+/// Puts news into the mailbox of a session; returns whether somebody has taken it. Whoever takes nothing any more
+/// is not waited for a second time: the bridge works for other conversations, too.
+fn tell(listeners: &mut HashMap<String, Mailbox>, session: &str, news: News) -> bool {
+    let taken = listeners.get(session).is_some_and(|mailbox| mailbox.put(news));
+    if !taken && listeners.remove(session).is_some() {
+        log::debug!("openclaw.not_taken session={}", text::head(session, 80));
+    }
+    taken
 }
 
 impl Handler for Keeper {
@@ -400,10 +411,8 @@ impl Handler for Keeper {
             }
             Incoming::Request { id, method, params } => self.asked(&id, &method, &params, io),
             Incoming::Notification { method, params } if method == "session/update" => {
-                let session = params.get("sessionId").and_then(Value::as_str);
-                if let Some(mailbox) = session.and_then(|session| self.listeners.get(session)) {
-                    mailbox.put(News::Update(params));
-                }
+                let session = params.get("sessionId").and_then(Value::as_str).unwrap_or_default().to_owned();
+                tell(&mut self.listeners, &session, News::Update(params));
             }
             Incoming::Notification { .. } => {}
             Incoming::Garbage => {
@@ -449,5 +458,22 @@ impl Handler for Keeper {
     fn interrupt(&mut self, _: &mut Io) -> bool {
         // It is ended with SIGTERM, which follows at once.
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_nothing_any_more_is_not_waited_for_again() {
+        let wake = CancelToken::new().unwrap();
+        let (gone, _) = Mailbox::new(&wake);
+        let (there, news) = Mailbox::new(&wake);
+        let mut listeners = HashMap::from([("a".to_owned(), gone), ("b".to_owned(), there)]);
+        let mut told = |session| tell(&mut listeners, session, News::Update(Value::Null));
+        assert_eq!(["a", "b", "nobody", "a"].map(&mut told), [false, true, false, false]);
+        assert_eq!(listeners.keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(news.len(), 1);
     }
 }
