@@ -1,5 +1,5 @@
 //! Two things that happen at once: a stop and a delivery, a restart and a reply, a cancellation and the question whether
-//! a message wakes the agent, a fresh session and a newer message.
+//! a message wakes the agent, a fresh session and a newer message, a block and the end of its stream.
 
 mod support;
 
@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use bellhop::engine::gate::Policy;
 use bellhop::engine::journal::{Accept, Journal, JournalOptions, JournalState, Record};
 use bellhop::engine::ports::Delivery;
+use bellhop::engine::waits::{Parking, Who};
 use bellhop::engine::{Engine, Rotation, Settings, WeakEngine, now_ms};
-use bellhop::message::{Inbound, OutboundKind};
+use bellhop::message::{BlockKind, Inbound, OutboundKind, Trace};
 use bellhop::store::RealDisk;
 use support::engine::{
-    Build, FakeChannel, FakePolicies, Gate, Harness, PATIENCE, TempDir, answer, failure, group, hang, message, script,
+    Build, FakeChannel, FakePolicies, Gate, Harness, PATIENCE, TempDir, answer, block, failure, group, hang, message,
+    script,
 };
 
 /// Waits for something for at most half a second: for what comes at once where there is a fault, and not at all
@@ -164,6 +166,42 @@ fn a_message_is_cancelled_while_it_is_asked_whether_it_wakes_the_agent() {
         assert_eq!(cancelled, wanted, "{how}");
         assert_eq!(h.runtime.runs.len(), 3 - wanted.len(), "{how}");
         assert_eq!(h.engine.queue().len(), 0, "{how}");
+    }
+}
+
+#[test]
+fn no_block_of_a_turn_follows_the_end_of_its_stream() {
+    for how in ["no reply", "used up", "superseded", "cancelled"] {
+        let mut channel = FakeChannel::botcord();
+        channel.block_takes = Duration::from_millis(60);
+        let script = script(move |n, request, cancel, sink| {
+            if n > 0 {
+                return Ok(answer("later", "s"));
+            }
+            (1..4).for_each(|seq| sink.block(block(BlockKind::ToolUse, seq)));
+            match (how, request.text.as_str()) {
+                ("no reply", _) => Ok(answer("NO_REPLY", "s")),
+                ("used up", _) => Ok(failure("You've hit your usage limit", "s")),
+                _ => hang(cancel),
+            }
+        });
+        let settings =
+            Settings { parking: Parking { usage_limit: Who::Rooms, ..Parking::default() }, ..Settings::default() };
+        let h = Harness::build("stream-end", Build { channel, script, settings, ..Build::default() });
+        let streamed = |id: &str| Inbound { trace: Some(Trace { id: id.into(), streamable: true }), ..message(id, id) };
+        h.accept(streamed("1"));
+        h.channel.blocks.wait(1);
+        match how {
+            "superseded" => drop(h.accept(message("2", "2"))),
+            "cancelled" => assert_eq!(h.engine.cancel_message("botcord", "1"), 1),
+            _ => {}
+        }
+        h.channel.ended.wait(1);
+        // What is on its way now would be out by then.
+        std::thread::sleep(Duration::from_millis(300));
+        let order = h.order.all();
+        let end = order.iter().position(|word| word == "end 1").unwrap();
+        assert!(!order[end..].contains(&"block".to_owned()), "{how}: {order:?}");
     }
 }
 

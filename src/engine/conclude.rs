@@ -27,7 +27,7 @@ use crate::thread;
 
 /// How long a lane rests when the journal could not take the start of its turn.
 const DEFER: Duration = Duration::from_secs(5);
-/// How long a reply waits for the live signs of its turn.
+/// How long a reply, or the end without one, waits for the live signs of its turn.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Concludes a turn, unless that was done already; returns whether this call did it.
@@ -88,6 +88,7 @@ fn ended(core: &Arc<Core>, turn: &Arc<Turn>, cancelled: Option<CancelReason>, ru
 fn end_streams(turn: &Turn) {
     let streams = Settled::new(Vec::new(), "", turn.jobs.iter().map(|job| job.message.as_ref())).streams;
     if let Some(channel) = turn.channel.as_ref().filter(|_| !streams.is_empty()) {
+        turn.signals.flush(FLUSH);
         // After a crash it is told at the end of the turn in which they go on.
         channel.stream_end(&streams, Box::new(|| ()));
     }
@@ -276,6 +277,7 @@ fn finish(core: &Arc<Core>, turn: &Arc<Turn>, run: &Run, outcome: Outcome) {
                 record.write(core, status, None);
             }
             if !entries.is_empty() {
+                turn.signals.flush(FLUSH);
                 outbox::settle(core, &turn.message.channel, entries, settled);
             }
         }

@@ -213,8 +213,8 @@ impl Signals {
         inner.wake(state);
     }
 
-    /// After [`Signals::end`], before the reply: waits until the blocks are out, at most for `limit`. What is not out by
-    /// then is dropped, since nobody reads it behind the reply.
+    /// After [`Signals::end`], before the reply or the end of the stream: waits until the blocks are out, at most for
+    /// `limit`. What is not out by then is dropped, since nobody reads it behind them.
     pub(super) fn flush(&self, limit: Duration) {
         let Some(inner) = self.inner.as_ref().filter(|i| i.stream) else { return };
         let end = Instant::now() + limit;

@@ -116,6 +116,8 @@ pub struct FakeChannel {
     pub stream_pace: StreamPace,
     /// Called in each attempt to send, before the far side has it.
     pub before_send: Option<BeforeSend>,
+    /// How long showing a block takes.
+    pub block_takes: Duration,
     /// Everything in order, as words.
     pub order: Arc<Log<String>>,
 }
@@ -138,6 +140,7 @@ impl FakeChannel {
             patience: None,
             stream_pace: StreamPace::default(),
             before_send: None,
+            block_takes: Duration::ZERO,
             policies: None,
             display_name: None,
             typing_fails: false,
@@ -209,6 +212,7 @@ impl Channel for FakeChannel {
     }
 
     fn block(&self, block: &StreamBlock) -> Result<(), String> {
+        std::thread::sleep(self.block_takes);
         self.order.push("block".into());
         self.blocks.push(block.clone());
         Ok(())
