@@ -371,6 +371,9 @@ fn session_action(
     if !new.is_empty() && !auth {
         return store();
     }
+    if run.is_usage_limit() {
+        return SessionAction::Keep;
+    }
     if facts.active.is_some() { SessionAction::Delete } else { SessionAction::Keep }
 }
 
@@ -456,6 +459,16 @@ mod tests {
         assert_eq!(text.session, SessionAction::Delete);
         let quota = decided(&broke("usage limit reached", None), &active);
         assert_eq!(quota.session, SessionAction::Keep);
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_in_the_middle_of_an_answer_costs_no_session() {
+        let entry = SessionEntry::default();
+        let error = |text: &str| Some(RunError { message: text.into(), class: None });
+        for (text, kept) in [("usage limit reached", SessionAction::Keep), ("warn", SessionAction::Delete)] {
+            let run = Run::Returned(RunResult { text: "half".into(), error: error(text), ..RunResult::default() });
+            assert_eq!(decided(&run, &Facts { active: Some(&entry), ..facts() }).session, kept, "{text}");
+        }
     }
 
     #[test]
