@@ -92,7 +92,7 @@ fn without_a_daemon_the_journal_is_read_and_nothing_is_changed() {
     let one = json(&place, &["queue", "show", "m2", "--json"]);
     assert_eq!((&one["id"], &one["text"]), (&Value::from(held.as_str()), &Value::from("the second")));
     assert!(!place.run(&["queue", "show", "m1"]).out.contains('\u{1b}'));
-    assert_eq!(place.run(&["queue", "show", "m3"]).code, Some(1));
+    assert_eq!(place.run(&["queue", "show", "m3"]).code, Some(2));
     assert_eq!(place.run(&["queue", "release", "m2"]).code, Some(3));
     assert_eq!(place.run(&["queue", "release"]).code, Some(2));
     assert_eq!(std::fs::read_dir(journal_dir(&place)).unwrap().count(), before);
