@@ -178,3 +178,35 @@ fn changes_go_to_the_daemon_by_their_names() {
     assert_eq!(daemon.place.run(&["queue", "show", "e2"]).code, Some(2));
     assert!(daemon.place.run(&["queue"]).out.contains("held"));
 }
+
+#[test]
+fn a_message_for_an_agent_that_is_not_there_waits_for_it() {
+    let place = Place::new();
+    place.write("bellhop.json", r#"{"local": {"agents": [{"name": "local", "runtime": "echo"}]}}"#);
+    let opened = Journal::open(&journal_dir(&place), Arc::new(RealDisk), JournalOptions::default()).unwrap();
+    for id in ["ag_gone", "local"] {
+        let said = Said {
+            id: format!("to {id}"),
+            agent: id.into(),
+            conversation: "rm".into(),
+            text: "hello".into(),
+            ..Said::default()
+        };
+        let mut message = inbound(said, now_ms());
+        message.channel = id.into();
+        let Accept::New { ticket, .. } = opened.journal.accept(vec![message], now_ms()).remove(0) else { panic!() };
+        ticket.wait().unwrap();
+    }
+    opened.journal.close();
+    let _daemon = Daemon::start(&place);
+    let end = Instant::now() + Duration::from_secs(30);
+    // The other one is answered meanwhile.
+    while json(&place, &["queue", "--json"])["messages"].as_array().unwrap().len() > 1 {
+        assert!(Instant::now() < end, "nothing is answered");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let queue = json(&place, &["queue", "--json"]);
+    assert_eq!(states(&queue), [("rm", "parked")]);
+    assert_eq!(queue["messages"][0]["why"], "its agent is not here yet", "{queue}");
+    assert_eq!(queue["dead"], 0);
+}

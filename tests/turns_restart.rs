@@ -3,17 +3,18 @@
 mod support;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use bellhop::engine::Recovery;
 use bellhop::engine::backlog::State;
 use bellhop::engine::journal::{Accept, Journal, JournalOptions, Record};
 use bellhop::engine::now_ms;
 use bellhop::engine::park::MarkerFile;
-use bellhop::engine::ports::{Capabilities, Channel, RecentMessage, RunRequest, TurnEvent, TurnObserver};
+use bellhop::engine::ports::{Capabilities, Channel, Delivery, RecentMessage, RunRequest, TurnEvent, TurnObserver};
 use bellhop::engine::sessions::SessionEntry;
+use bellhop::engine::{Recovery, Settings};
 use bellhop::message::{ConversationKind, Inbound};
 use bellhop::store::RealDisk;
-use support::engine::{Build, FakeChannel, Gate, Harness, PATIENCE, TempDir, answer, group, hang, script};
+use support::engine::{Build, FakeChannel, Gate, Harness, PATIENCE, TempDir, answer, group, hang, message, script};
 
 fn media(room: &str, id: &str) -> Inbound {
     Inbound { media_only: true, ..group(room, id, "[image]") }
@@ -89,7 +90,6 @@ fn what_was_left_for_a_channel_goes_on_when_it_comes_and_not_before() {
     h.runtime.runs.wait(2);
     let elsewhere = || Build {
         channel: FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities()),
-        recovery: Recovery::AsChannelsCome,
         ..Build::default()
     };
     let again = Harness::in_dir(h.stop(), elsewhere());
@@ -132,7 +132,6 @@ fn a_message_that_waited_for_days_runs_once_when_its_channel_comes() {
             pass.pass(cancel);
             Ok(answer("done", "s"))
         }),
-        recovery: Recovery::AsChannelsCome,
         ..Build::default()
     };
     let h = Harness::in_dir(dir, build);
@@ -147,6 +146,34 @@ fn a_message_that_waited_for_days_runs_once_when_its_channel_comes() {
     assert!(h.engine.wait_idle(PATIENCE));
     let runs: Vec<_> = h.runtime.runs.all().into_iter().map(|r| (r.room_id, r.text)).collect();
     assert_eq!(runs, [("rm_deferred".into(), "hello".into()), ("rm_held".into(), "hello".into())]);
+}
+
+#[test]
+fn what_was_left_for_an_agent_that_is_revoked_ends_with_it() {
+    let later = || Delivery::Transient { after: None, why: "no network".into() };
+    let slow = Settings { outbox_delays: vec![Duration::from_mins(10); 3], ..Settings::default() };
+    let script =
+        script(|_, request, cancel, _| if request.text == "slow" { hang(cancel) } else { Ok(answer("ok", "s")) });
+    let h = Harness::build("revoked", Build { settings: slow, script, ..Build::default() });
+    h.channel.deliveries.lock().unwrap().push(later());
+    h.accept(message("1", "quick"));
+    h.channel.sent.wait(1);
+    h.accept(group("rm_g", "2", "slow"));
+    h.runtime.runs.wait(2);
+    let elsewhere = FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities());
+    let again = Harness::in_dir(h.stop(), Build { channel: elsewhere, ..Build::default() });
+    assert_eq!((again.recovered.dormant, again.recovered.replies), (2, 0));
+    again.engine.dismiss("ag_me");
+    let dead: Vec<_> = again.engine.dead_letters().into_iter().map(|item| (item.ids, item.why.unwrap())).collect();
+    assert_eq!(dead, [(vec!["1".to_owned()], "the reply could not be delivered: the agent was revoked".to_owned())]);
+    assert_eq!(again.engine.queue().len(), 0);
+    let channel = Arc::new(FakeChannel::botcord());
+    again.engine.add_channel(Arc::clone(&channel) as Arc<dyn Channel>);
+    let mut ends: Vec<_> = channel.settled.wait(2).into_iter().map(|s| (s.ids, s.why)).collect();
+    ends.sort();
+    let ends: Vec<_> = ends.iter().map(|(ids, why)| (ids[0].as_str(), why.as_str())).collect();
+    assert_eq!(ends, [("1", "send_failed"), ("2", "cancelled")]);
+    assert_eq!((again.runtime.runs.len(), channel.sent.len()), (0, 0));
 }
 
 #[test]
@@ -179,7 +206,6 @@ fn what_was_left_for_a_channel_can_be_held_and_dropped() {
     let build = Build {
         channel: FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities()),
         script: script(|_, _, _, _| Ok(answer("done", "s"))),
-        recovery: Recovery::AsChannelsCome,
         ..Build::default()
     };
     let again = Harness::in_dir(h.stop(), build);

@@ -183,8 +183,7 @@ impl Node {
         ingress.set_engine(&engine);
         rooms.open(&engine);
         ingress.open_for(&hubs.ids());
-        // In a sandbox agents come later.
-        engine.recover(if cloud.is_some() { Recovery::AsChannelsCome } else { recovery });
+        engine.recover(recovery);
         if let Some(Unfinished::Revoking(revocation)) = &unfinished {
             engine.dismiss(&revocation.agent);
             engine.set_policy(&revocation.agent, None, None);

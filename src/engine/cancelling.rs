@@ -6,7 +6,7 @@ use super::Engine;
 use super::cancel::CancelReason;
 use super::core::{Core, Job};
 use super::ports::TurnStatus;
-use super::{outbox, unrun};
+use super::{outbox, recover, unrun};
 use crate::message::Inbound;
 
 impl Engine {
@@ -26,7 +26,8 @@ impl Engine {
     /// An agent does not work here any more: what runs and waits for it is cancelled, its replies that are not out are
     /// given up (their transcripts say so), and its sessions are forgotten. Its channel is removed.
     pub fn dismiss(&self, agent: &str) {
-        let cancelled = cancel(&self.core, &|message| message.account_id == agent);
+        let cancelled =
+            cancel(&self.core, &|message| message.account_id == agent) + recover::dismiss(&self.core, agent);
         self.remove_channel(agent);
         let replies = outbox::give_up(&self.core, agent, "the agent was revoked");
         let sessions = self.forget_sessions(|entry| entry.account_id == agent);

@@ -294,8 +294,9 @@ impl Engine {
     /// for it go on.
     pub fn add_channel(&self, channel: Arc<dyn Channel>) {
         let id = channel.id().to_owned();
-        self.core.channels.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), channel);
-        recover::channel_came(&self.core, &id);
+        recover::channel_comes(&self.core, &id, || {
+            self.core.channels.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), channel);
+        });
     }
 
     /// Removes a channel. Its messages that wait or run go on; what they answer cannot be sent any more.

@@ -168,6 +168,11 @@ pub(super) fn post_all(core: &Arc<Core>, items: Vec<Item>) {
     }
 }
 
+/// Gives up a reply of an earlier process.
+pub(super) fn refuse(core: &Arc<Core>, item: Item, why: &str) {
+    resolve(core, item, Err(why.to_owned()));
+}
+
 /// Gives up all replies of an agent that wait; returns how many. One that is being sent goes on.
 pub(super) fn give_up(core: &Arc<Core>, agent: &str, why: &str) -> usize {
     let mut gone = Vec::new();

@@ -14,19 +14,18 @@ use super::core::{Core, Job, Phase};
 use super::intake::{self, Arriving};
 use super::journal::{Entry, EntryState, OutboxItem, Record, Turn};
 use super::outbox::{self, Item};
-use super::ports::{Settled, TurnEvent};
+use super::ports::{Settled, TurnEvent, TurnStatus};
 use super::records::Ended;
 use super::{dead, keys, notice, now_ms, operator, park_timer, parking, unrun};
 
 /// How much of what waits is taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Everything.
+    /// Everything whose channel is there; the rest when its channel is added. Without it nobody knows whose message it
+    /// is, so it would be run in the wrong place and answered to nobody.
     All,
     /// Only conversations in which a new message arrives; the others wait for a daemon.
     OnDemand,
-    /// Everything whose channel is there; the rest when its channel is added.
-    AsChannelsCome,
 }
 
 /// What was found.
@@ -55,18 +54,23 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     park_timer::restore_counts(core);
     aside::restore_counts(core);
     let entries: Vec<Entry> = core.journal.view(|ledger| ledger.entries().cloned().collect());
-    let is_here = |channel: &str| how == Recovery::All || core.channel(channel).is_some();
+    let is_here = |channel: &str| core.channel(channel).is_some();
     // A channel that has not come for so long does not come any more: what has not run by then ends here. What waits for
     // something else waits for its channel as well, and must not run twice when that comes after all.
     let oldest = now_ms() - 2 * core.settings.stale_after.as_millis() as i64;
     let is_given_up = |e: &Entry| is_stale(e, oldest) || e.accepted_at < oldest && waits_for_text(e);
     let (ours, others): (Vec<Entry>, Vec<Entry>) =
-        entries.into_iter().partition(|e| how != Recovery::AsChannelsCome || is_here(&e.channel) || is_given_up(e));
-    let mut found = take_in(core, ours, how, &is_here);
+        entries.into_iter().partition(|e| how == Recovery::OnDemand || is_here(&e.channel) || is_given_up(e));
+    if how == Recovery::All {
+        let is_late = |o: &OutboxItem| o.since < oldest && !is_here(&o.message.channel);
+        give_up(core, &is_late, "its channel has not come any more");
+    }
+    let replies = unsent(core, &|o| is_here(&o.message.channel));
+    let mut found = take_in(core, ours, replies, how);
     found.dormant += others.iter().filter(|e| !matches!(e.state, EntryState::Done { .. })).count();
     {
         let mut state = core.lock();
-        if how == Recovery::AsChannelsCome {
+        if how == Recovery::All {
             let channels = core.channels.read().unwrap_or_else(PoisonError::into_inner);
             state.came = Some(channels.keys().cloned().collect());
         }
@@ -77,22 +81,46 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     found
 }
 
-/// A channel has come: what was left for this moment goes on.
-pub(super) fn channel_came(core: &Arc<Core>, id: &str) {
+/// A channel comes, by being `added`: what was left for this moment goes on.
+pub(super) fn channel_comes(core: &Arc<Core>, id: &str, added: impl FnOnce()) {
     let is_first = core.lock().came.as_mut().is_some_and(|came| came.insert(id.to_owned()));
     if !is_first {
-        return;
+        return added();
     }
+    // Looked up before anything new can come through it.
     let entries = core.journal.view(|ledger| ledger.entries().filter(|e| e.channel == id).cloned().collect());
-    say(&take_in(core, entries, Recovery::AsChannelsCome, &|channel| channel == id));
+    let replies = unsent(core, &|o| o.message.channel == id);
+    added();
+    say(&take_in(core, entries, replies, Recovery::All));
 }
 
-/// Goes on with these entries, and with the replies that wait for channels that are `here`.
-fn take_in(core: &Arc<Core>, entries: Vec<Entry>, how: Recovery, here: &dyn Fn(&str) -> bool) -> Recovered {
-    let mut found = Recovered::default();
+/// An agent is dismissed whose channel has not come: what was left for that moment ends.
+pub(super) fn dismiss(core: &Arc<Core>, agent: &str) -> u64 {
+    let Some(came) = core.lock().came.clone() else { return 0 };
+    let waits = |e: &Entry| matches!(e.state, EntryState::Waiting | EntryState::Running { .. });
+    let is_left = |e: &&Entry| e.message.account_id == agent && !came.contains(&e.channel) && waits(e);
+    let left: Vec<Entry> = core.journal.view(|ledger| ledger.entries().filter(is_left).cloned().collect());
+    let count = left.len() as u64;
+    for entry in left {
+        unrun::end(core, &job(core, entry), &keys::uuid_v4(), TurnStatus::Cancelled, "cancelled");
+    }
+    let is_unsent = |o: &OutboxItem| o.message.account_id == agent && !came.contains(&o.message.channel);
+    give_up(core, &is_unsent, "the agent was revoked");
+    count
+}
+
+fn give_up(core: &Arc<Core>, which: &dyn Fn(&OutboxItem) -> bool, why: &str) {
+    for item in unsent(core, which) {
+        outbox::refuse(core, item, why);
+    }
+}
+
+/// Goes on with these entries, and with these replies.
+fn take_in(core: &Arc<Core>, entries: Vec<Entry>, replies: Vec<Item>, how: Recovery) -> Recovered {
+    let mut found = Recovered { replies: replies.len(), ..Recovered::default() };
     let mut stale: HashMap<String, Vec<Entry>> = HashMap::new();
     let oldest = now_ms() - core.settings.stale_after.as_millis() as i64;
-    found.replies = unsent(core, here);
+    outbox::post_all(core, replies);
     let mut parked: HashMap<String, Vec<Entry>> = HashMap::new();
     if how != Recovery::OnDemand {
         for entry in entries.iter().filter(|e| is_parked(e) && e.accepted_at >= oldest) {
@@ -243,9 +271,8 @@ fn take_up(core: &Arc<Core>, entry: Entry) {
     }
 }
 
-/// Hands the replies that are not out yet to the outbox, which sends them meanwhile. Whoever is here for some
-/// conversations only leaves alone what goes through channels that it does not have.
-fn unsent(core: &Arc<Core>, here: &dyn Fn(&str) -> bool) -> usize {
+/// The replies that the journal knows and that are not out yet, of those for which `wanted` answers true.
+fn unsent(core: &Core, wanted: &dyn Fn(&OutboxItem) -> bool) -> Vec<Item> {
     let mut items: Vec<Item> = core.journal.view(|ledger| {
         let item = |o: &OutboxItem| {
             let turn = ledger.turn(&o.turn);
@@ -264,19 +291,13 @@ fn unsent(core: &Arc<Core>, here: &dyn Fn(&str) -> bool) -> usize {
                 uncertain: true,
             }
         };
-        let ours = |o: &&OutboxItem| here(&o.message.channel);
-        ledger.outbox().filter(ours).map(item).collect()
+        ledger.outbox().filter(|o| wanted(o)).map(item).collect()
     });
-    let count = items.len();
-    if count == 0 {
-        return 0;
-    }
     // Looked at before anything of this process is in the transcripts.
     for item in &mut items {
         item.record = item.record.take().filter(|r| !core.transcripts.has_end(&r.message, &r.turn_id));
     }
-    outbox::post_all(core, items);
-    count
+    items
 }
 
 /// What the journal knows of a turn that had ended and may not be in the transcript: for a conversation whose
