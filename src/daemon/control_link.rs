@@ -169,9 +169,10 @@ impl ControlLink {
         let vigil = cloud.map(|_| Vigil::start(link.clone(), live.engine.clone(), looks, give_up)).transpose()?;
         let stop = CancelToken::new()?;
         let token = stop.clone();
-        let thread = thread::spawn("control", move || runner.run(&token))?;
         let slot = Arc::clone(&live.link);
+        // First: what is told after a connection looks there.
         *slot.lock() = Some(Linked { link, session, duties, keys });
+        let thread = thread::spawn("control", move || runner.run(&token)).inspect_err(|_| drop(slot.lock().take()))?;
         Ok(Some(Self { stop, thread, slot, vigil }))
     }
 

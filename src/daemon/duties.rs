@@ -14,7 +14,7 @@ use super::wakes::Wakes;
 use super::{agent_files, agent_skills, bindings, diagnostics, hubs, openclaw};
 use super::{provision, restart, revoke, runtimes, session_profile, set_route};
 use crate::channel::botcord::credentials::{Credentials, file};
-use crate::config::{Config, cloud, load};
+use crate::config::{Config, cloud};
 use crate::crypto;
 use crate::engine::gate::Policy;
 use crate::engine::route::Route;
@@ -207,14 +207,10 @@ impl HubDuties {
         Ok(json!({"changed": changed, "routeUpdated": changed}))
     }
 
-    fn config(&self) -> Config {
-        load::load(&self.live.home.config()).unwrap_or_default()
-    }
-
     /// What is written down at this moment; read once for each frame.
     fn known(&self) -> Known {
         // Of a file with a mistake nothing counts.
-        let Ok(config) = load::load(&self.live.home.config()) else { return Known::default() };
+        let Ok(config) = self.live.read() else { return Known::default() };
         let agents = hubs::find(&self.live.home, &config).0;
         Known { config, agents }
     }
@@ -244,13 +240,13 @@ impl HubDuties {
 
     fn list_skills(&self, params: &Value) -> Result<Value, Refused> {
         let bound = self.loaded(&agent_id(params, "agentId")?)?;
-        let place = SkillPlace::of(&self.config(), &bound);
+        let place = SkillPlace::of(&self.live.config(), &bound);
         Ok(agent_skills::snapshot(&place.owner(&self.live, &bound), now_ms()))
     }
 
     fn install_skill(&self, params: &Value) -> Result<Value, Refused> {
         let bound = self.loaded(&agent_id(params, "agentId")?)?;
-        let place = SkillPlace::of(&self.config(), &bound);
+        let place = SkillPlace::of(&self.live.config(), &bound);
         let owner = place.owner(&self.live, &bound);
         let installed = agent_skills::install(&owner, params)?;
         let snapshot = agent_skills::snapshot(&owner, now_ms());
@@ -279,7 +275,7 @@ impl HubDuties {
         let statuses = self.live.channels.statuses();
         let last: std::collections::HashMap<String, i64> =
             self.live.engine.status().channels.into_iter().filter_map(|c| Some((c.id, c.last_inbound_at?))).collect();
-        let mut known = self.config().agents;
+        let mut known = self.live.config().agents;
         known.extend(self.live.hubs.ids().into_iter().filter(|id| !known.contains(id)).collect::<Vec<_>>());
         let absent = known.iter().filter(|id| !statuses.contains_key(*id));
         let agents: Vec<Value> = statuses
@@ -303,9 +299,10 @@ impl HubDuties {
     fn runtimes(&self) -> Value {
         let live = &self.live;
         let end = Instant::now() + PROBES;
-        let before = self.config();
-        // A sandbox has what its hub has put there.
-        let config = if cloud::is_on() { before.clone() } else { openclaw::refresh(&live.home, before.clone()) };
+        let before = live.config();
+        // A sandbox has what its hub has put there, and nothing is added to a file that cannot be used.
+        let is_fixed = cloud::is_on() || live.read().is_err();
+        let config = if is_fixed { before.clone() } else { openclaw::refresh(&live.home, before.clone()) };
         if config.document != before.document
             && let Err(error) = live.reload()
         {
@@ -333,7 +330,7 @@ impl HubDuties {
     fn tell_skills(&self, link: &Link) {
         let loaded = self.live.hubs.ids();
         self.skills().retain(|agent, _| loaded.contains(agent));
-        let config = self.config();
+        let config = self.live.config();
         for agent in &loaded {
             self.tell_skills_of(&config, agent, link);
         }
@@ -357,7 +354,7 @@ impl HubDuties {
     /// An agent has come. In a sandbox, where all come so, the hub is told at once what it is able to do.
     fn installed(&self, done: &Value) {
         if let (true, Some(agent), Some(link)) = (cloud::is_on(), done["agentId"].as_str(), self.live.link.link()) {
-            self.tell_skills_of(&self.config(), agent, &link);
+            self.tell_skills_of(&self.live.config(), agent, &link);
         }
     }
 
@@ -381,8 +378,7 @@ impl HubDuties {
     }
 
     fn wake(&self, params: &Value) -> Result<Value, Refused> {
-        let known = self.live.hubs.ids();
-        let wake = wake::read(params, now_ms(), |agent| known.iter().any(|id| id == agent))?;
+        let wake = wake::read(params, now_ms(), |agent| self.loaded(agent).is_ok())?;
         let mut done = json!({"agent_id": wake.agent, "queued": true});
         if !self.wakes.take(&self.live.engine, wake)? {
             done["duplicate"] = true.into();

@@ -132,11 +132,20 @@ fn a_configuration_that_is_gone_takes_nobody_away() {
         ("reload_config", json!({})),
         ("provision_agent", json!({"credentials": credentials})),
         ("set_route", json!({"agentId": "ag_a", "pattern": "rm_"})),
+        (
+            "upsert_gateway",
+            json!({"id": "gw_1", "type": "telegram", "accountId": "ag_a", "secret": {"botToken": "1:a"}}),
+        ),
         ("restart_daemon", json!({})),
     ] {
         assert_eq!(place.refused(kind, &params), "handler_error", "{kind}");
         assert!(!home.config().exists() && !home.credentials("ag_b").exists(), "{kind}");
     }
+    // What is asked is answered from what holds, and nothing is written down for it.
+    let skills = place.done("list_agent_skills", &json!({"agentId": "ag_a"}));
+    assert_eq!(skills["runtime"], "codex");
+    place.done("list_runtimes", &json!({}));
+    assert!(!home.config().exists());
     assert_eq!(place.loaded(), ["ag_a"]);
     assert_eq!(place.setup.engine.routes().user, routes.user);
     fs::rename(aside, home.config()).unwrap();
@@ -190,6 +199,16 @@ fn what_another_frame_has_left_is_not_forgotten() {
     assert!(!path.exists());
     let named = agents::named(&load::load(&home.config()).unwrap().document);
     assert_eq!(named, Vec::<String>::new(), "neither the one that was undone nor the one that was revoked");
+}
+
+#[test]
+fn a_revoked_agent_is_not_woken_whatever_the_configuration_is() {
+    let place = Place::new(&one_agent());
+    fs::write(place.setup.home.config(), "{\"routes\": 5").unwrap();
+    assert_eq!(place.done("revoke_agent", &json!({"agentId": "ag_a"}))["removed"], false);
+    assert!(place.loaded().is_empty() && !place.setup.home.credentials("ag_a").exists());
+    let wake = json!({"agent_id": "ag_a", "message": "go", "run_id": "run_1"});
+    assert_eq!(place.refused("wake_agent", &wake), "agent_not_loaded");
 }
 
 #[test]

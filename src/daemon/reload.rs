@@ -17,7 +17,7 @@ use super::ingress::Ingress;
 use super::parts;
 use super::settling::Settler;
 use crate::channel::botcord::credentials::Credentials;
-use crate::config::{Config, ConfigError, Home, Problem, keys, load};
+use crate::config::{Config, ConfigError, Home, Problem, cloud, keys, load};
 use crate::engine::Engine;
 use crate::engine::gate::Policy;
 use crate::engine::journal::Journal;
@@ -145,6 +145,18 @@ impl Live {
             return Err(ConfigError { file: self.home.config(), problems });
         }
         Ok(config)
+    }
+
+    /// The configuration as it is written down, else the one that holds.
+    pub(super) fn config(&self) -> Config {
+        self.read().unwrap_or_else(|_| {
+            let text = Value::Object(self.applied().clone()).to_string();
+            let mut config = load::parse(&text, &self.home.config()).unwrap_or_default();
+            if cloud::is_on() {
+                cloud::in_sandbox(&mut config);
+            }
+            config
+        })
     }
 
     /// The document that holds now.

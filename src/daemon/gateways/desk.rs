@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::frames::Desk;
 use super::plans;
 use crate::channel::manager::ChannelStatus;
-use crate::config::{GatewayProfile, Home, load};
+use crate::config::{Config, ConfigError, GatewayProfile, Home};
 use crate::daemon::reload::Live;
 use crate::engine::ports::Delivery;
 use crate::message::Outbound;
@@ -21,6 +21,10 @@ impl Desk for Live {
         &self.home
     }
 
+    fn config(&self) -> Result<Config, ConfigError> {
+        self.read()
+    }
+
     fn knows(&self, agent: &str) -> bool {
         self.hubs.ids().iter().any(|id| id == agent)
     }
@@ -31,7 +35,7 @@ impl Desk for Live {
 
     fn add(&self, profile: &GatewayProfile) -> Result<(), String> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let config = load::load(&self.home.config()).map_err(|e| e.to_string())?;
+        let config = self.read().map_err(|e| e.to_string())?;
         let plan = plans(&self.home, &config, &self.hubs).into_iter().find(|plan| plan.profile.id == profile.id);
         let plan = plan.ok_or("the gateway is not in the configuration")?;
         self.gateways.take(&profile.id, &self.engine, &self.channels);

@@ -14,7 +14,7 @@ use super::{secret, sending, upsert};
 use crate::channel::manager::ChannelStatus;
 use crate::config::gateways::TELEGRAM;
 use crate::config::paths::is_agent_id;
-use crate::config::{GatewayProfile, Home, edit, load};
+use crate::config::{Config, ConfigError, GatewayProfile, Home, edit};
 use crate::daemon::revoke::flag;
 use crate::link::botcord_control::frame::{Handled, Refused};
 use crate::message::Outbound;
@@ -30,6 +30,9 @@ const SHOWN: [&str; 8] =
 pub(in crate::daemon) trait Desk: Send + Sync {
     /// Where files are.
     fn home(&self) -> &Home;
+
+    /// The configuration as it is written down.
+    fn config(&self) -> Result<Config, ConfigError>;
 
     /// Whether an agent of a hub is at work here, or is named by the configuration.
     fn knows(&self, agent: &str) -> bool;
@@ -102,7 +105,7 @@ pub(super) fn needed_id<'p>(params: &'p Value, key: &str) -> Result<&'p str, Ref
 
 /// The profiles of the configuration, as they are written.
 fn profiles(desk: &dyn Desk) -> Result<Vec<Value>, Refused> {
-    let config = load::load(&desk.home().config()).map_err(|e| Refused::failed(e.to_string()))?;
+    let config = desk.config().map_err(|e| Refused::failed(e.to_string()))?;
     Ok(config.document.get(LIST).and_then(Value::as_array).cloned().unwrap_or_default())
 }
 

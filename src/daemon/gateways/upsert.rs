@@ -9,7 +9,7 @@ use super::frames::{Desk, LIST, needed, needed_id, profile, put_profile, status_
 use super::login::Logins;
 use super::secret::{self, Before};
 use crate::config::gateways::{TELEGRAM, TYPES, is_provider, shown};
-use crate::config::{GatewayProfile, edit, load};
+use crate::config::{GatewayProfile, edit};
 use crate::link::botcord_control::frame::Refused;
 
 /// Longest label, secret or address, in bytes.
@@ -97,7 +97,7 @@ pub(super) fn upsert(desk: &dyn Desk, logins: &Logins, params: &Value) -> Result
 
 /// Whether the configuration has a list of gateways at all.
 fn has_list(desk: &dyn Desk) -> Result<bool, Refused> {
-    let config = load::load(&desk.home().config()).map_err(|e| Refused::failed(e.to_string()))?;
+    let config = desk.config().map_err(|e| Refused::failed(e.to_string()))?;
     Ok(config.document.contains_key(LIST))
 }
 

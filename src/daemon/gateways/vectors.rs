@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::frames::{Desk, Frames};
 use super::login::Login;
 use crate::channel::manager::ChannelStatus;
-use crate::config::{GatewayProfile, Home};
+use crate::config::{Config, ConfigError, GatewayProfile, Home, load};
 use crate::message::Outbound;
 use crate::store::tests::TempDir;
 use crate::time::now_ms;
@@ -126,6 +126,10 @@ fn text_of(setup: &Value, login: &Login) -> String {
 impl Desk for Bench {
     fn home(&self) -> &Home {
         &self.home
+    }
+
+    fn config(&self) -> Result<Config, ConfigError> {
+        load::load(&self.home.config())
     }
 
     fn knows(&self, agent: &str) -> bool {
