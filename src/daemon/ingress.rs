@@ -23,7 +23,7 @@ use crate::sort;
 use crate::text;
 use crate::time::now_ms;
 
-/// Prefix of the notes' keys; the event's id follows.
+/// Prefix of the notes' keys; what [`key`] makes of the event follows.
 const NOTE: &str = "ingress:";
 /// Events that are remembered; the oldest ones that are over go first.
 const MOST: usize = 1_000;
@@ -52,12 +52,19 @@ pub(super) struct Ingress {
 
 #[derive(Default)]
 struct State {
+    /// By what [`key`] makes of them.
     events: HashMap<String, Entry>,
-    /// Events by the turns that run for them.
+    /// Keys of events by the turns that run for them.
     turns: HashMap<String, String>,
     /// Channels that the engine has.
     gateways: BTreeSet<String>,
     waiting: usize,
+}
+
+/// What an event is known by. Ids are those of its gateway: two gateways may well choose the same, and neither may get the
+/// other's answer.
+fn key(event: &Event) -> String {
+    format!("{}\n{}", event.channel(), event.id)
 }
 
 /// An event, and what became of it.
@@ -76,20 +83,21 @@ impl Entry {
     fn note(&self) -> Value {
         let e = &self.event;
         json!({
-            "gateway": e.gateway, "agent": e.agent, "conversation": e.conversation, "provider": e.provider,
+            "event": e.id, "gateway": e.gateway, "agent": e.agent, "conversation": e.conversation, "provider": e.provider,
             "trace": e.trace, "message": self.message, "replyTo": self.reply_target, "at": self.at,
             "said": self.said, "over": self.over,
         })
     }
 
     fn record(&self) -> Record {
-        Record::Note { key: format!("{NOTE}{}", self.event.id), value: self.note() }
+        Record::Note { key: format!("{NOTE}{}", key(&self.event)), value: self.note() }
     }
 
-    fn read(id: &str, note: &Value) -> Option<Self> {
+    /// `known`: what the note is known by, which was the event's id alone once.
+    fn read(known: &str, note: &Value) -> Option<Self> {
         let text = |key: &str| note[key].as_str().map(str::to_owned);
         let event = Event {
-            id: id.to_owned(),
+            id: text("event").unwrap_or_else(|| known.to_owned()),
             gateway: text("gateway")?,
             agent: text("agent")?,
             conversation: text("conversation")?,
@@ -121,10 +129,19 @@ impl Entry {
 impl Ingress {
     /// Goes on with what the journal knows.
     pub(super) fn open(journal: &Journal) -> Arc<Self> {
-        let events: HashMap<String, Entry> = journal.view(|ledger| {
+        let notes: Vec<(String, Entry)> = journal.view(|ledger| {
             let notes = ledger.notes(NOTE).map(|(key, note)| (&key[NOTE.len()..], &note.value));
-            notes.filter_map(|(id, value)| Some((id.to_owned(), Entry::read(id, value)?))).collect()
+            notes.filter_map(|(known, value)| Some((known.to_owned(), Entry::read(known, value)?))).collect()
         });
+        let mut events = HashMap::new();
+        for (known, entry) in notes {
+            let key = key(&entry.event);
+            if known != key {
+                journal.append_behind(entry.record());
+                journal.append_behind(Record::Forget { key: format!("{NOTE}{known}") });
+            }
+            events.insert(key, entry);
+        }
         Arc::new(Self {
             journal: journal.clone(),
             engine: OnceLock::new(),
@@ -166,6 +183,7 @@ impl Ingress {
     /// Takes an event; returns when its turn is over.
     pub(super) fn take(self: &Arc<Self>, arrival: Arrival) -> Handled {
         let Arrival { event, message } = arrival;
+        let key = key(&event);
         let failed = |why: &str| Err(event.rejected(Refused::new("dispatch_failed", why)));
         let Some(engine) = self.engine.get().and_then(WeakEngine::upgrade) else {
             return failed("the daemon is shutting down");
@@ -176,7 +194,7 @@ impl Ingress {
             if state.waiting >= AT_ONCE {
                 return Err(event.rejected(Refused::new("busy", format!("{AT_ONCE} events wait already"))));
             }
-            if !state.events.contains_key(&event.id) {
+            if !state.events.contains_key(&key) {
                 if state.events.len() >= MOST {
                     return failed("too many events are not over yet");
                 }
@@ -193,20 +211,20 @@ impl Ingress {
                 };
                 // Made durable by the acceptance that follows it.
                 self.journal.append_behind(entry.record());
-                state.events.insert(event.id.clone(), entry);
+                state.events.insert(key.clone(), entry);
             }
             state.waiting += 1;
         }
         self.open_for(std::slice::from_ref(&event.agent));
-        let handled = self.run(&engine, &event, message);
+        let handled = self.run(&engine, &event, &key, message);
         self.lock().waiting -= 1;
         handled
     }
 
-    fn run(&self, engine: &Engine, event: &Event, message: Inbound) -> Handled {
+    fn run(&self, engine: &Engine, event: &Event, key: &str, message: Inbound) -> Handled {
         let known = {
             let state = self.lock();
-            let entry = state.events.get(&event.id);
+            let entry = state.events.get(key);
             entry.map(|entry| (entry.message.clone(), entry.over))
         };
         // The event of another frame, perhaps of an earlier process: with the message of that one.
@@ -214,7 +232,7 @@ impl Ingress {
         if id != message.id && !over && engine.knows(&event.channel(), &id).is_none() {
             // That one died before its message was taken.
             id.clone_from(&message.id);
-            if let Some(entry) = self.lock().events.get_mut(&event.id) {
+            if let Some(entry) = self.lock().events.get_mut(key) {
                 entry.message.clone_from(&id);
             }
         }
@@ -223,11 +241,11 @@ impl Ingress {
                 Some(Acceptance::Accepted { .. } | Acceptance::Pending) => {}
                 Some(Acceptance::Finished) => self.end(&event.channel(), &[id]),
                 Some(Acceptance::Skipped(why)) => {
-                    self.drop_event(&event.id);
+                    self.drop_event(key);
                     return Err(event.rejected(Refused::new("not_accepted", why)));
                 }
                 Some(Acceptance::Refused(why)) => {
-                    self.drop_event(&event.id);
+                    self.drop_event(key);
                     return Err(event.rejected(Refused::new("dispatch_failed", why)));
                 }
                 None => return Err(event.rejected(Refused::new("dispatch_failed", "the message was lost"))),
@@ -236,7 +254,7 @@ impl Ingress {
         let end = Instant::now() + LIMIT;
         let mut state = self.lock();
         loop {
-            match state.events.get(&event.id) {
+            match state.events.get(key) {
                 Some(entry) if entry.over => return Ok(Some(entry.result())),
                 Some(_) => {}
                 None => return Ok(Some(event.result(&[]))),
@@ -250,29 +268,25 @@ impl Ingress {
         }
     }
 
-    fn drop_event(&self, id: &str) {
-        self.lock().events.remove(id);
-        self.journal.append_behind(Record::Forget { key: format!("{NOTE}{id}") });
+    fn drop_event(&self, key: &str) {
+        self.lock().events.remove(key);
+        self.journal.append_behind(Record::Forget { key: format!("{NOTE}{key}") });
     }
 
     /// Forgets what is too old, and what is too much.
     fn forget(&self, state: &mut State) {
         let now = now_ms();
         let mut size: usize = state.events.values().map(Entry::size).sum();
-        let mut over: Vec<(i64, String)> = state
-            .events
-            .values()
-            .filter(|e| e.over || e.at < now - AGE_MS)
-            .map(|e| (e.at, e.event.id.clone()))
-            .collect();
+        let mut over: Vec<(i64, String)> =
+            state.events.values().filter(|e| e.over || e.at < now - AGE_MS).map(|e| (e.at, key(&e.event))).collect();
         sort::sort(&mut over);
-        for (at, id) in over {
+        for (at, key) in over {
             if at >= now - AGE_MS && size <= SAID && state.events.len() < MOST {
                 break;
             }
-            if let Some(gone) = state.events.remove(&id) {
+            if let Some(gone) = state.events.remove(&key) {
                 size -= gone.size();
-                self.journal.append_behind(Record::Forget { key: format!("{NOTE}{id}") });
+                self.journal.append_behind(Record::Forget { key: format!("{NOTE}{key}") });
             }
         }
     }
@@ -287,8 +301,8 @@ impl Ingress {
                 && (out.trace_id.is_some() && entry.event.trace == out.trace_id
                     || out.reply_to.as_deref() == Some(&entry.reply_target))
         };
-        let by_words = || state.events.values().find(answers).map(|entry| entry.event.id.clone());
-        let Some(entry) = by_turn.or_else(by_words).and_then(|id| state.events.get_mut(&id)) else {
+        let by_words = || state.events.values().find(answers).map(|entry| key(&entry.event));
+        let Some(entry) = by_turn.or_else(by_words).and_then(|key| state.events.get_mut(&key)) else {
             return Delivery::Permanent { why: "the event is over or forgotten".into() };
         };
         let id = entry.event.trace.clone();
@@ -312,7 +326,8 @@ impl Ingress {
         for entry in events.values_mut().filter(|e| !e.over && e.event.channel() == channel && ids.contains(&e.message))
         {
             entry.over = true;
-            turns.retain(|_, event| *event != entry.event.id);
+            let ended = key(&entry.event);
+            turns.retain(|_, event| *event != ended);
             self.journal.append_behind(entry.record());
         }
         drop(state);
@@ -328,9 +343,9 @@ impl TurnObserver for Ingress {
         }
         let mut state = self.lock();
         let of = |entry: &&Entry| entry.event.channel() == message.channel && entry.message == message.id;
-        let id = state.events.values().find(of).map(|entry| entry.event.id.clone());
-        if let Some(id) = id {
-            state.turns.insert((*turn_id).to_owned(), id);
+        let key = state.events.values().find(of).map(|entry| key(&entry.event));
+        if let Some(key) = key {
+            state.turns.insert((*turn_id).to_owned(), key);
         }
     }
 }
@@ -381,7 +396,7 @@ impl Channel for Gateway {
         if let (Some(entry), Some(link)) = (state.events.values().find(of), self.ingress.link.get()) {
             let params = Some(entry.event.typing());
             let frame = event_frame("cgrs", "cloud_gateway_runtime_status", now_ms(), crypto::random(), params);
-            link.tell_now(&format!("typing:{}", entry.event.id), frame);
+            link.tell_now(&format!("typing:{}", key(&entry.event)), frame);
         }
         Ok(())
     }

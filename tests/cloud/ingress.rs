@@ -68,6 +68,33 @@ fn each_event_has_its_own_answer_and_none_keeps_others_from_theirs() {
 }
 
 #[test]
+fn gateways_that_choose_the_same_id_get_an_answer_each() {
+    let cloud = Cloud::new("ingress-same");
+    let daemon = cloud.start();
+    let at = |gateway: &str, chat, text: &str| {
+        let mut params = frame(&cloud, "evt_1", chat, text);
+        params["frame"]["gateway_id"] = gateway.into();
+        params["frame"]["message"]["channel"] = gateway.into();
+        cloud.control.send(&cloud.instance, KIND, params)
+    };
+    let of = |gateway: &str, chat, text: &str| {
+        let mut result = result(&cloud, "evt_1", chat, text);
+        result["gatewayId"] = gateway.into();
+        result
+    };
+    let slow = at("gw_tg_1", 1, "please wait, say:one");
+    cloud.sandbox.wait_runs(1);
+    assert_eq!(at("gw_tg_2", 2, "say:two").result(), of("gw_tg_2", 2, "answer to two"));
+    cloud.sandbox.go();
+    assert_eq!(slow.result(), of("gw_tg_1", 1, "answer to one"));
+    assert_eq!(at("gw_tg_2", 2, "say:two").result(), of("gw_tg_2", 2, "answer to two"));
+    daemon.kill();
+    let _daemon = cloud.start();
+    assert_eq!(at("gw_tg_1", 1, "say:one").result(), of("gw_tg_1", 1, "answer to one"), "also after a crash");
+    assert_eq!(cloud.sandbox.runs().len(), 2);
+}
+
+#[test]
 fn an_event_whose_turn_a_crash_interrupted_is_answered_when_it_comes_again() {
     let cloud = Cloud::new("ingress-crash");
     let daemon = cloud.start();
