@@ -428,6 +428,23 @@ fn stopping_ends_streams_and_idle_connections() {
 }
 
 #[test]
+fn a_turn_that_ends_just_before_the_daemon_is_seen_to_end() {
+    for round in 0..50 {
+        let mut house = house();
+        let message = message("m");
+        house.follow.queued(&message);
+        let limits = ClientLimits { patience: Duration::ZERO, ..ClientLimits::default() };
+        let mut events = Client::with_limits(&house.socket(), limits).unwrap().events("m").unwrap();
+        events.next().unwrap().unwrap();
+        house.follow.started(&message);
+        house.follow.finished(&message, "just in time");
+        assert!(house.server.take().unwrap().stop());
+        let rest: Vec<_> = events.collect();
+        assert!(matches!(rest.last(), Some(Ok(Event::Finished(_)))), "round {round}: {rest:?}");
+    }
+}
+
+#[test]
 fn a_watcher_survives_a_restart_of_the_daemon() {
     let mut house = house();
     let client = client(&house);

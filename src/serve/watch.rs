@@ -77,7 +77,7 @@ fn follow<S: Read + Write + AsFd>(
     shared: &Shared,
 ) -> io::Result<()> {
     let mut bytes = STREAM_HEAD.to_vec();
-    let mut done = false;
+    let (mut done, mut stopping) = (false, false);
     loop {
         let next = subscription.next_event();
         if let Next::Event(number, event) = &next {
@@ -90,9 +90,12 @@ fn follow<S: Read + Write + AsFd>(
         match next {
             Next::Event(..) => {}
             Next::Over => return Ok(()),
+            Next::Nothing if stopping => return Ok(()),
             Next::Nothing if done => return end(conn, id, shared),
             Next::Nothing => match wait(&shared.stop, conn.stream(), &subscription, shared.settings.keep_alive)? {
                 News::Some => {}
+                // The last turns may have ended in the moment before, and nobody else tells of it.
+                News::Stop => stopping = true,
                 News::End => return Ok(()),
                 News::Quiet => {
                     bytes.extend_from_slice(sse::KEEP_ALIVE);
@@ -129,7 +132,9 @@ fn finish<S: Read + Write + AsFd>(
 enum News {
     /// There may be events.
     Some,
-    /// The server stops or the peer has gone.
+    /// The server stops.
+    Stop,
+    /// The peer has gone.
     End,
     /// Neither, for the whole time.
     Quiet,
@@ -146,7 +151,8 @@ fn wait(stop: &OwnedFd, peer: &impl AsFd, news: &impl AsFd, limit: Duration) -> 
         ];
         match poll(&mut fds, Some(&time_until(end))) {
             Ok(0) => return Ok(News::Quiet),
-            Ok(_) if !fds[0].revents().is_empty() || !fds[1].revents().is_empty() => return Ok(News::End),
+            Ok(_) if !fds[1].revents().is_empty() => return Ok(News::End),
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(News::Stop),
             Ok(_) => return Ok(News::Some),
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
