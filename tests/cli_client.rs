@@ -148,6 +148,14 @@ fn a_reply_is_awaited_where_there_is_no_place_for_another_watcher() {
 }
 
 #[test]
+fn a_message_whose_end_nobody_remembers_is_no_mistake_of_the_sender() {
+    let daemon = EchoDaemon::start();
+    let ran = daemon.place.run(&["send", "--conversation", "c", "forgotten"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.err.contains("is done") && ran.err.contains("transcript tail --conversation c"), "{ran:?}");
+}
+
+#[test]
 fn a_daemon_that_does_not_answer_keeps_nobody_from_leaving() {
     let place = Place::new();
     let listener = UnixListener::bind(place.home.join("daemon/bellhop.sock")).unwrap();

@@ -8,7 +8,8 @@ use super::exit::Exit;
 use super::failure::Failure;
 use crate::config::paths::{directory_conversation, expand_tilde, plain};
 use crate::engine::ports::{TurnReport, TurnStatus};
-use crate::serve::wire::{AnswerApproval, Decision, FromTurn, Submit};
+use crate::serve::client::ClientError;
+use crate::serve::wire::{AnswerApproval, Decision, ErrorKind, FromTurn, Submit};
 
 /// The longest message from standard input, in bytes.
 const TEXT_LIMIT: u64 = 4 << 20;
@@ -96,6 +97,17 @@ pub fn standing_answer(args: &Parsed) -> Option<AnswerApproval> {
         _ => Decision::Deny,
     };
     Some(AnswerApproval { decision, reason: None })
+}
+
+/// Why the end of an accepted message is not seen.
+pub fn unseen(error: ClientError, conversation: &str) -> Failure {
+    if error.kind() != Some(ErrorKind::NotFound) {
+        return error.into();
+    }
+    Failure {
+        exit: Exit::Unreachable,
+        message: format!("{error}; what was said is in: bellhop transcript tail --conversation {conversation}"),
+    }
 }
 
 /// The status with which a turn lets a command end.

@@ -11,7 +11,7 @@ use super::args::Parsed;
 use super::connect;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::message::{exit_of, from_options, standing_answer, trouble, words};
+use super::message::{exit_of, from_options, standing_answer, trouble, unseen, words};
 use super::output::{complain, neutral, one_line, say, say_json};
 use super::signals;
 use crate::engine::ports::{TurnFailure, TurnReport, TurnStatus, Usage};
@@ -106,7 +106,7 @@ fn converse(
                     }
                     Ok((accepted, Outcome::Report(report)))
                 }
-                Ok(Err(error)) => Err(error.into()),
+                Ok(Err(error)) => Err(unseen(error, &accepted.conversation)),
                 Err(_) => Err(Failure::new("the daemon's account of the turn ended early")),
             },
             recv(signals) -> _ => match gone {

@@ -1,7 +1,7 @@
 //! A control server whose agent does what the message says, for tests of the commands.
 //!
 //! `fail`, `none`, `timeout` end the turn so; `tools` runs two tools first; `hang` runs until it is cancelled;
-//! `rude` sends what would steer a terminal. Everything else is repeated in two pieces.
+//! `rude` sends what would steer a terminal; `forgotten` is done, and nothing else is known of it. Everything else is repeated in two pieces.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -201,7 +201,11 @@ impl Control for Agent {
             duplicate: false,
             ahead: 0,
         };
+        let forgotten = message.text == "forgotten";
         self.submitted.lock().unwrap().push(message);
+        if forgotten {
+            return Ok(accepted);
+        }
         let (sender, cancelled) = channel();
         self.running.lock().unwrap().insert(id, sender);
         self.follow.event(&TurnEvent::Queued { message: &inbound, ahead: 0 });
@@ -211,7 +215,9 @@ impl Control for Agent {
     }
 
     fn message_state(&self, id: &str) -> MessageState {
-        self.follow.message_state(id).unwrap_or(MessageState::new(id, State::Unknown))
+        let known = |sent: &Submit| sent.id.as_deref() == Some(id) && sent.text == "forgotten";
+        let state = if self.submitted.lock().unwrap().iter().any(known) { State::Done } else { State::Unknown };
+        self.follow.message_state(id).unwrap_or(MessageState::new(id, state))
     }
 
     fn cancel_message(&self, id: &str) -> Result<Cancelled, Failure> {

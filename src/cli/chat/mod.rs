@@ -22,7 +22,7 @@ use super::args::Parsed;
 use super::connect::{self, Connection};
 use super::exit::Exit;
 use super::failure::Failure;
-use super::message::{attachment, exit_of, from_options, standing_answer};
+use super::message::{attachment, exit_of, from_options, standing_answer, unseen};
 use super::output;
 use super::signals;
 use super::status;
@@ -109,6 +109,7 @@ struct Chat {
 
 struct Open {
     id: String,
+    conversation: String,
     /// Its turn's progress is shown under another message.
     silent: bool,
 }
@@ -368,7 +369,7 @@ impl Chat {
     }
 
     fn follow(&mut self, accepted: &Accepted) -> Result<(), Failure> {
-        self.open.push(Open { id: accepted.id.clone(), silent: false });
+        self.open.push(Open { id: accepted.id.clone(), conversation: accepted.conversation.clone(), silent: false });
         let (client, id, sender) = (self.client.clone(), accepted.id.clone(), self.sender.clone());
         thread::spawn("watch", move || match client.events(&id) {
             Err(error) => drop(sender.send((id, Err(error)))),
@@ -389,9 +390,9 @@ impl Chat {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                self.open.remove(at);
+                let open = self.open.remove(at);
                 self.failed = true;
-                return Err(error.into());
+                return Err(unseen(error, &open.conversation));
             }
         };
         if let Event::Started(started) = &event {
