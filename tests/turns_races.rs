@@ -4,7 +4,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bellhop::engine::gate::Policy;
@@ -52,19 +52,21 @@ impl Later {
 
 #[test]
 fn a_reply_that_is_going_out_during_a_stop_is_not_sent_again_and_the_next_one_waits_for_the_next_start() {
-    let (engine, armed) = (Arc::new(Later::default()), Arc::new(AtomicBool::new(false)));
-    let (known, is_armed) = (Arc::clone(&engine), Arc::clone(&armed));
+    let (engine, attempts) = (Arc::new(Later::default()), Arc::new(AtomicUsize::new(0)));
+    let (known, counted) = (Arc::clone(&engine), Arc::clone(&attempts));
     let mut channel = FakeChannel::botcord();
     channel.before_send = Some(Box::new(move |_| {
-        if let Some(engine) = known.get().filter(|_| is_armed.load(Ordering::Acquire)) {
+        if counted.fetch_add(1, Ordering::AcqRel) > 0
+            && let Some(engine) = known.get()
+        {
             until("the stop to begin", || engine.status().draining);
             briefly(|| engine.status().journal.state == JournalState::Closed);
         }
     }));
-    // Both are put off, and are sent by nobody's turn any more.
+    // The first is put off, and so is the second: they are sent by nobody's turn any more.
     let later = || Delivery::Transient { after: None, why: "later".into() };
     channel.deliveries.lock().unwrap().push(later());
-    let settings = Settings { outbox_delays: vec![Duration::from_millis(300); 3], ..Settings::default() };
+    let settings = Settings { outbox_delays: vec![Duration::from_millis(5); 3], ..Settings::default() };
     let routes = vec![bellhop::engine::route::Route {
         runtime: "claude-code".into(),
         queue_mode: Some(bellhop::engine::route::QueueMode::Serial),
@@ -76,9 +78,9 @@ fn a_reply_that_is_going_out_during_a_stop_is_not_sent_again_and_the_next_one_wa
     h.accept(message("1", "one"));
     h.channel.sent.wait(1);
     h.accept(message("2", "two"));
-    until("both replies to wait", || h.engine.status().replies == 2 && h.engine.status().turns.is_empty());
-    armed.store(true, Ordering::Release);
-    until("the first to be sent again", || h.engine.status().replies == 1);
+    h.runtime.ended.wait(2);
+    assert!(h.engine.wait_idle(PATIENCE));
+    until("the first to be sent again", || attempts.load(Ordering::Acquire) == 2);
     h.engine.stop(Duration::ZERO);
     let sent = |h: &Harness| h.channel.sent.all().into_iter().map(|out| out.text).collect::<Vec<_>>();
     // The first attempt, and that during the stop.
@@ -173,7 +175,7 @@ fn a_message_is_cancelled_while_it_is_asked_whether_it_wakes_the_agent() {
 fn no_block_of_a_turn_follows_the_end_of_its_stream() {
     for how in ["no reply", "used up", "superseded", "cancelled"] {
         let mut channel = FakeChannel::botcord();
-        channel.block_takes = Duration::from_millis(60);
+        channel.block_takes = Duration::from_millis(30);
         let script = script(move |n, request, cancel, sink| {
             if n > 0 {
                 return Ok(answer("later", "s"));
