@@ -216,6 +216,31 @@ fn the_bounds_refuse_new_messages_and_nothing_else() {
 }
 
 #[test]
+fn strangers_leave_room_for_the_owner() {
+    let owner = |id: &str, text: usize| {
+        let mut message = message(id);
+        message.conversation.id = "rm_oc_1".into();
+        message.text = "x".repeat(text);
+        message
+    };
+    let refused = |answer: Accept| matches!(answer, Accept::Refused { .. });
+    let few = JournalOptions { max_entries: 16, ..JournalOptions::default() };
+    let journal = open_with(&MemDisk::default(), few).journal;
+    (0..14).for_each(|n| drop(take_in(&journal, &format!("m{n}"))));
+    assert!(refused(accept(&journal, message("m14"))));
+    new(accept(&journal, owner("o1", 1)));
+    new(accept(&journal, owner("o2", 1)));
+    assert!(refused(accept(&journal, owner("o3", 1))));
+
+    let narrow = JournalOptions { max_live_bytes: 80_000, ..JournalOptions::default() };
+    let journal = open_with(&MemDisk::default(), narrow).journal;
+    new(accept(&journal, owner("o1", 69_500)));
+    assert!(refused(accept(&journal, message("m1"))));
+    new(accept(&journal, owner("o2", 1)));
+    assert!(refused(accept(&journal, owner("o3", 10_000))));
+}
+
+#[test]
 fn compaction_keeps_the_state_and_bounds_the_file() {
     let disk = MemDisk::default();
     let journal = open_with(&disk, small()).journal;

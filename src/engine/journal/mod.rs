@@ -53,9 +53,10 @@ use writer::Writer;
 pub struct JournalOptions {
     /// A segment is replaced when it is longer than this and than twice what is alive. Default 4 MiB.
     pub segment_bytes: u64,
-    /// Messages are refused when this much is alive. Default 256 MiB.
+    /// Messages are refused when this much is alive; those of other places than the owner's chats when it is seven
+    /// eighths of this. Default 256 MiB.
     pub max_live_bytes: u64,
-    /// Messages are refused when there are so many entries. Default 100 000.
+    /// Messages are refused when there are so many entries; in the same way. Default 100 000.
     pub max_entries: usize,
     /// Messages are refused when so much waits to be written. Default 64 MiB. Other records come from
     /// turns, whose number is bounded, and are never refused.

@@ -12,6 +12,9 @@ use super::{Accept, JournalError, JournalHealth, JournalOptions, JournalState};
 use crate::engine::keys::entry_id;
 use crate::message::Inbound;
 
+/// Of the room for messages one part in so many is kept for the owner's chats.
+const OWNERS_PART: u64 = 8;
+
 pub(super) struct Shared {
     state: Mutex<State>,
     work: Condvar,
@@ -314,9 +317,12 @@ impl State {
         if let Some(error) = self.refusal() {
             return refused(format!("the journal cannot be written: {error}"));
         }
-        if self.ledger.entry_count() >= self.options.max_entries {
+        // Strangers must not be able to fill it: the owner is the one who can do something about it.
+        let share = |whole: u64| if message.is_owner_chat() { whole } else { whole - whole / OWNERS_PART };
+        if self.ledger.entry_count() as u64 >= share(self.options.max_entries as u64) {
             return refused(format!("{} messages are waiting already", self.ledger.entry_count()));
         }
+        let max_live_bytes = share(self.options.max_live_bytes);
         let id = entry_id(now);
         let message = Arc::new(message);
         let record = Record::Accepted {
@@ -332,7 +338,7 @@ impl State {
             Err(error) => return refused(error.to_string()),
         };
         let bytes = line.len() as u64;
-        if self.ledger.live_bytes() + bytes > self.options.max_live_bytes {
+        if self.ledger.live_bytes() + bytes > max_live_bytes {
             return refused(format!("{} bytes of messages are waiting already", self.ledger.live_bytes()));
         }
         if self.batch.bytes.len() + line.len() > self.options.max_pending_bytes && !self.batch.is_empty() {
