@@ -258,6 +258,19 @@ fn the_evidence_of_a_failure_is_found() {
 }
 
 #[test]
+fn a_tilde_that_the_shell_has_left_is_the_home_of_the_user() {
+    let place = Place::new();
+    let config = |home: &str| place.home.join(home).join("daemon/config.json").display().to_string() + "\n";
+    assert_eq!(place.run(&["--home=~/a b", "config", "path"]).out, config("a b"));
+    let by_variable = place.command(&["config", "path"]).env("BELLHOP_HOME", "~/c").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&by_variable.stdout), config("c"));
+    assert_eq!(place.run(&["route", "add", "--room", "r", "--cwd=~/work"]).code, Some(0));
+    let routes: serde_json::Value = serde_json::from_str(&place.run(&["route", "list", "--json"]).out).unwrap();
+    assert_eq!(routes["routes"][0]["cwd"], place.home.join("work").display().to_string());
+    assert!(!place.home.join("work/~").exists());
+}
+
+#[test]
 fn a_home_that_cannot_be_used_is_explained_in_one_line() {
     let place = Place::new();
     place.write("file", "");

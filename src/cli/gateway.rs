@@ -18,7 +18,7 @@ use super::{Context, stop};
 use crate::channel::telegram::api::{ApiError, NO_TOKEN};
 use crate::channel::telegram::state::State;
 use crate::config::gateways::{TELEGRAM, shown};
-use crate::config::paths::is_agent_id;
+use crate::config::paths::{expand_tilde, is_agent_id};
 use crate::config::{Config, GatewayProfile, edit};
 use crate::json;
 use crate::net::url;
@@ -158,7 +158,7 @@ fn token(file: Option<&str>, id: &str) -> Result<String, Failure> {
     let mut text = String::new();
     match file.filter(|f| *f != "-") {
         Some(file) => {
-            let opened = fs::File::open(file).and_then(|f| f.take(TOKEN).read_to_string(&mut text));
+            let opened = fs::File::open(expand_tilde(file)).and_then(|f| f.take(TOKEN).read_to_string(&mut text));
             opened.map_err(|e| Failure::new(format!("{file} cannot be read: {e}")))?;
         }
         None if io::stdin().is_terminal() => {

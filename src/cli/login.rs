@@ -10,6 +10,7 @@ use super::args::Parsed;
 use super::failure::Failure;
 use super::output::{complain, neutral, say};
 use crate::config::edit;
+use crate::config::paths::expand_tilde;
 use crate::link::botcord_control::enter::{Entered, Said, Wish};
 
 /// The variable with the install ticket: unlike an argument, other users cannot read it.
@@ -95,7 +96,7 @@ pub(super) fn first_configuration(args: &Parsed, context: &Context<'_>) -> Resul
     }
     let home_dir = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
     let cwd = match cwd {
-        Some(cwd) => std::path::absolute(cwd)?,
+        Some(cwd) => std::path::absolute(expand_tilde(&cwd))?,
         None => home_dir(),
     };
     edit::edit(&context.home, |document| {

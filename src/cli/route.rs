@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::output::{neutral, say, say_json};
 use super::stop;
 use crate::config::edit;
+use crate::config::paths::expand_tilde;
 
 /// Options that narrow a rule down, and the key of the configuration for each.
 const MATCHES: [(&str, &str); 8] = [
@@ -88,7 +89,7 @@ fn add(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
         return Err(Failure::usage("route add needs at least one condition, such as --room or --prefix"));
     }
     let cwd = args.text("cwd").ok_or_else(|| Failure::usage("route add needs --cwd"))?;
-    let cwd = std::path::absolute(cwd)?;
+    let cwd = std::path::absolute(expand_tilde(&cwd))?;
     let adapter = args.text("adapter").unwrap_or_else(|| "claude-code".into());
     let route = json!({"match": conditions, "adapter": adapter, "cwd": cwd.display().to_string()});
     change(context, &mut |routes| routes.push(route.clone()))?;

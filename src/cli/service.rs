@@ -15,7 +15,7 @@ use super::args::Parsed;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{complain, say};
-use crate::config::paths::{HOME_VARIABLE, own_uid, plain};
+use crate::config::paths::{HOME_VARIABLE, expand_tilde, own_uid, plain};
 
 const SYSTEM_UNIT: &str = include_str!("../packaging/bellhop.service");
 const USER_UNIT: &str = include_str!("../packaging/bellhop.user.service");
@@ -63,7 +63,7 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     let program = std::env::current_exe().map_err(|e| Failure::new(format!("own program not found: {e}")))?;
     let text = text(manager, &program, home.as_deref())?;
-    let dir = args.text("dir").map(PathBuf::from);
+    let dir = args.text("dir").as_deref().map(expand_tilde);
     match (args.verb.map_or("print", |verb| verb.name), manager) {
         ("install", Manager::User) => {
             let exit = install_unit(&user_unit_path()?, &text, &["--user"])?;

@@ -124,13 +124,13 @@ impl Home {
     }
 
     /// The home that the option, else `BELLHOP_HOME`, else `$HOME/.bellhop` names. An empty variable counts
-    /// as unset.
+    /// as unset. Not every shell, and no service manager, puts the user's home in place of a `~` behind an equals sign.
     pub fn find(option: Option<&str>) -> Result<Self, HomeError> {
         let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty());
         match option {
-            Some(path) => Self::at(path),
+            Some(path) => Self::at(expand_tilde(path)),
             None => match (variable(HOME_VARIABLE), variable("HOME")) {
-                (Some(path), _) => Self::at(path),
+                (Some(path), _) => Self::at(path.to_str().map_or_else(|| PathBuf::from(&path), expand_tilde)),
                 (None, Some(user)) => Self::at(Path::new(&user).join(".bellhop")),
                 (None, None) => Err(HomeError::Unknown),
             },
