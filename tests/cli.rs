@@ -138,6 +138,8 @@ fn bash_completes() {
         (&["bellhop", "send", "--runtime", "g"], "gemini"),
         (&["bellhop", "--home", "/x", "sessions", "reset", "--a"], "--all"),
         (&["bellhop", "completions", "z"], "zsh"),
+        (&["bellhop", "usage", "--by", ""], "agent day conversation runtime turn"),
+        (&["bellhop", "send", "--timeout", ""], ""),
     ] {
         assert_eq!(complete(words).as_deref(), Some(expected), "{words:?}");
     }

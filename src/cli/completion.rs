@@ -75,11 +75,20 @@ fn bash() -> String {
             ));
         }
     }
-    out.push_str(&format!(
-        "        {}) COMPREPLY=($(compgen -W '{}' -- \"$cur\")); return ;;\n    esac\n",
-        options_with(Value::Runtime).join("|"),
-        words(RUNTIMES.iter().copied())
-    ));
+    let mut chosen = Vec::new();
+    for (c, v) in targets() {
+        chosen.extend(options_of(c, v).into_iter().map(|o| o.value).filter(|value| fixed(*value).is_some()));
+    }
+    crate::sort::sort_by_key(&mut chosen, |value| fixed(*value));
+    chosen.dedup();
+    for value in chosen {
+        let names = options_with(value).join("|");
+        let values = words(fixed(value).unwrap_or_default());
+        out.push_str(&format!("        {names}) COMPREPLY=($(compgen -W '{values}' -- \"$cur\")); return ;;\n"));
+    }
+    // Nothing is known of other values, and an option is none of them.
+    let others = takers.iter().map(|t| format!("--{t}")).collect::<Vec<_>>().join("|");
+    out.push_str(&format!("        {others}) return ;;\n    esac\n"));
     out.push_str("    case \"$command $verb\" in\n");
     for (c, v) in targets() {
         let Some(v) = v else { continue };
