@@ -176,7 +176,10 @@ fn without_end(facts: Facts<'_>, parsed: &Parsed, ended: &Ended, evidence: Optio
             format!("{id} reported an error on stderr")
         }
         (Some(0), _) => {
-            let told = format!("{id} ended without a result event");
+            let mut told = format!("{id} ended without a result event");
+            if ended.skipped_lines > 0 {
+                told.push_str(&format!(" ({} lines of more than 16 MiB were skipped)", ended.skipped_lines));
+            }
             // One that never spoke the protocol may have told people why.
             let said = text::trim(&ended.stdout_tail).lines().next().filter(|_| !facts.events);
             let said = said.map(|line| format!(": {}", text::clip(line, STDOUT_IN_MESSAGE))).unwrap_or_default();
@@ -332,6 +335,13 @@ mod tests {
         let message = |session| conclude_with(Verdict::Missing, session, end.clone(), None).error.unwrap().message;
         assert_eq!(message(None), "demo ended without a result event: demo is no longer maintained.");
         assert_eq!(message(Some("s")), "demo ended without a result event");
+    }
+
+    #[test]
+    fn lines_that_were_too_long_are_told() {
+        let end = Ended { skipped_lines: 2, ..ended(Some(0), None, "") };
+        let error = conclude_with(Verdict::Missing, Some("s"), end, None).error.unwrap();
+        assert_eq!(error.message, "demo ended without a result event (2 lines of more than 16 MiB were skipped)");
     }
 
     #[test]
