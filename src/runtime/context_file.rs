@@ -111,6 +111,12 @@ pub fn lock(path: &Path, cancel: &CancelToken) -> Option<Held> {
 fn lock_for(path: &Path, cancel: &CancelToken, hold: Duration) -> Option<Held> {
     // How often a waiting run looks whether it was cancelled.
     const LOOK: Duration = Duration::from_millis(100);
+    // One lock per file, by whatever links its directory is reached.
+    let dir = path.parent().and_then(|dir| dir.canonicalize().ok());
+    let path = &match (dir, path.file_name()) {
+        (Some(dir), Some(name)) => dir.join(name),
+        _ => path.to_owned(),
+    };
     let ticket = TICKET.fetch_add(1, Ordering::Relaxed);
     let mut map = holders();
     loop {
@@ -272,6 +278,17 @@ mod tests {
         let _held = lock(&path, &token).unwrap();
         token.cancel(crate::engine::cancel::CancelReason::User);
         assert!(lock(&path, &token).is_none());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_the_same_by_whatever_links_its_directory_is_reached() {
+        let dir = dir("links");
+        std::os::unix::fs::symlink(&dir, dir.join("link")).unwrap();
+        let held = lock(&dir.join("link/X.md"), &CancelToken::new().unwrap()).unwrap();
+        let real = dir.canonicalize().unwrap().join("X.md");
+        assert_eq!(holders().get(&real).map(|h| h.ticket), Some(held.ticket));
+        drop(held);
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -54,9 +54,7 @@ impl Cli for Gemini {
 
 /// Puts context and rules into the managed section of `GEMINI.md`; `None` when it cannot be written.
 fn write_context(request: &RunRequest, cancel: &CancelToken) -> Option<Held> {
-    // One lock per file, by whatever links the directory is reached.
-    let cwd = request.cwd.canonicalize().unwrap_or_else(|_| request.cwd.clone());
-    let path = cwd.join("GEMINI.md");
+    let path = request.cwd.join("GEMINI.md");
     // `@path` in that file is replaced by the content of that file, and context holds names that strangers chose.
     let body =
         context_file::prepend(request.context(), &request.system_rules).map(|body| prompt_text::escape_mentions(&body));
