@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bellhop::engine::cancel::{CancelReason, CancelToken};
-use bellhop::engine::ports::{ErrorClass, ResumedSession, RunResult, Runtimes, SystemContext};
+use bellhop::engine::ports::{ErrorClass, Gateway, ResumedSession, RunResult, Runtimes, SystemContext};
 use bellhop::message::{BlockKind, TrustLevel};
 use bellhop::runtime::process::Process;
 use bellhop::runtime::settings::{Permission, PromptVia};
@@ -97,13 +97,24 @@ fn no_cli_gets_its_prompt_before_the_start_is_durable() {
 
 #[test]
 fn a_missing_cli_is_told_before_anything_runs() {
-    for runtime in CLIS {
-        let mut cli = FakeCli::new(runtime);
+    let all = RUNTIMES.iter().map(|descriptor| (descriptor.id, Duration::ZERO));
+    for (runtime, warm) in all.chain([("claude-code", Duration::from_secs(9)), ("acp:gone", Duration::ZERO)]) {
+        let mut cli = FakeCli::new(if runtime == "acp:gone" { "gemini" } else { runtime });
         cli.settings.base_env.retain(|(name, _)| name == "HOME");
         cli.settings.search_path = cli.join("nothing").into();
+        cli.settings.warm.keep = warm;
+        let gone = serde_json::json!({"name": "gone", "command": ["gone"]});
+        cli.settings.acp_runtimes = vec![serde_json::from_value(gone).unwrap()];
+        let mut request = cli.request("hi");
+        let gateway = Gateway { name: "lab".into(), url: "ws://127.0.0.1:1".into(), token: None, openclaw_agent: None };
+        request.gateway = Some(gateway);
         let mut sink = Recorder::default();
-        let thrown = cli.run(&cli.request("hi"), &CancelToken::new().unwrap(), &mut sink).unwrap_err();
-        assert_eq!(thrown.class, Some(ErrorClass::Missing), "{runtime}: {}", thrown.message);
+        let adapter = Registry::new(cli.settings.clone()).get(runtime).unwrap();
+        let (class, message) = match adapter.run(&request, &CancelToken::new().unwrap(), &mut sink) {
+            Err(thrown) => (thrown.class, thrown.message),
+            Ok(result) => (class(&result), result.error.map(|e| e.message).unwrap_or_default()),
+        };
+        assert_eq!(class, Some(ErrorClass::Missing), "{runtime}: {message}");
         assert!(sink.spawned.is_empty());
     }
 }

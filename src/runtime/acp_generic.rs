@@ -92,7 +92,7 @@ impl Runtime for AcpAgent {
         let Some(program) = program(&self.runtime, &self.settings) else {
             let command = self.runtime.command.first().map_or("", String::as_str);
             let message = format!("{}: {command} not found on PATH", self.id);
-            return Err(Thrown { class: Some(ErrorClass::Config), ..Thrown::new(message) });
+            return Err(Thrown { class: Some(ErrorClass::Missing), ..Thrown::new(message) });
         };
         let mut changes = Changes::default();
         for (name, value) in &self.runtime.env {

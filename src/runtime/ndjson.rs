@@ -19,7 +19,7 @@ use crate::redact;
 use crate::runtime::context_file::{Held, Scratch};
 use crate::runtime::linger::Lingering;
 use crate::runtime::outcome::{self, Facts, Parsed};
-use crate::runtime::process::{Driven, Ended, Handler, Io, Process, Spec, Stdin};
+use crate::runtime::process::{Driven, Ended, Handler, Io, Process, SpawnError, Spec, Stdin};
 use crate::runtime::settings::RuntimeSettings;
 use crate::runtime::{descriptor, environ, resolve, session_id};
 use crate::text;
@@ -287,6 +287,12 @@ pub fn check_cwd(cwd: &std::path::Path) -> Result<(), Thrown> {
     Err(Thrown { class: Some(ErrorClass::Config), ..Thrown::new(message) })
 }
 
+/// What a child that could not be started is to the engine, which keeps messages while a program is missing.
+pub fn not_started(error: SpawnError) -> Thrown {
+    let class = if error.not_found { ErrorClass::Missing } else { ErrorClass::Config };
+    Thrown { class: Some(class), ..Thrown::new(error.message) }
+}
+
 /// The program of a registered runtime.
 pub fn program(id: &str, settings: &RuntimeSettings) -> PathBuf {
     descriptor(id).map_or_else(|| id.into(), |d| resolve::resolve(d, settings).program)
@@ -331,10 +337,7 @@ impl NdjsonRuntime {
             kill_leftovers: self.settings.kill_leftovers,
             stop: self.settings.stop,
         };
-        let mut process = Process::spawn(spec).map_err(|e| {
-            let class = if e.not_found { ErrorClass::Missing } else { ErrorClass::Config };
-            Thrown { class: Some(class), ..Thrown::new(e.message) }
-        })?;
+        let mut process = Process::spawn(spec).map_err(not_started)?;
         sink.spawned(process.id());
         if reads_prompt {
             // Dropping the process ends it.

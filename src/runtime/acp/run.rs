@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::client::{Plan, Turn};
 use super::trace::{Trace, TraceFacts, TraceSettings};
 use crate::engine::cancel::CancelToken;
-use crate::engine::ports::{ErrorClass, RunRequest, RunResult, RunSink, Thrown};
+use crate::engine::ports::{RunRequest, RunResult, RunSink, Thrown};
 use crate::message::TrustLevel;
 use crate::runtime::context_file::Held;
 use crate::runtime::linger::Lingering;
@@ -67,7 +67,7 @@ pub fn run(
     let mut trace = Trace::new(&trace_settings(settings), TraceFacts::of_run(&runtime, request));
     let mut process = Process::spawn(spec).map_err(|error| {
         trace.child_error(&error.message);
-        Thrown { class: Some(ErrorClass::Config), ..Thrown::new(error.message) }
+        ndjson::not_started(error)
     })?;
     sink.spawned(process.id());
     trace.child_start(process.id().pid);

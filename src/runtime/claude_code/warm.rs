@@ -20,11 +20,11 @@ use super::pool::{Identity, Kept, Pool};
 use super::{ClaudeCode, ID, SystemPrompt, environment, is_owner, scratch, stream_arguments, system_text};
 use crate::engine::PASS_VARIABLE;
 use crate::engine::cancel::{CancelReason, CancelToken};
-use crate::engine::ports::{Approval, ErrorClass, RunRequest, RunResult, RunSink, Runtime, Thrown};
+use crate::engine::ports::{Approval, RunRequest, RunResult, RunSink, Runtime, Thrown};
 use crate::runtime::context_file::Scratch;
 use crate::runtime::kept::{self, Marker};
 use crate::runtime::ndjson::{
-    Arg, Driver, NdjsonRuntime, StreamParser, Then, aborted, check_cwd, refuse_session, still_running,
+    Arg, Driver, NdjsonRuntime, StreamParser, Then, aborted, check_cwd, not_started, refuse_session, still_running,
 };
 use crate::runtime::outcome::{self, Facts};
 use crate::runtime::process::{Driven, Ended, Handler, Io, Process, Spec, Stdin, StopCause, WARM_MARK};
@@ -117,8 +117,7 @@ impl Claude {
             kill_leftovers: self.settings.kill_leftovers,
             stop: self.settings.stop,
         };
-        let process =
-            Process::spawn(spec).map_err(|e| Thrown { class: Some(ErrorClass::Config), ..Thrown::new(e.message) })?;
+        let process = Process::spawn(spec).map_err(not_started)?;
         Ok(Kept { process, identity: wanted, totals: Totals::default(), scratch })
     }
 

@@ -259,6 +259,7 @@ impl Runtime for DeepSeek {
             }
             Err(StartError::Cancelled) => return Ok(aborted_before_spawn(ID, request)),
             Err(StartError::Failed(message)) => Outcome::failed(&message, None, None),
+            Err(StartError::Missing(message)) => Outcome::failed(&message, Some(ErrorClass::Missing), None),
         };
         let succeeded = matches!(outcome.verdict, Verdict::Success(_));
         let ended = Ended {

@@ -16,7 +16,7 @@ use super::http::{Client, Endpoint};
 use crate::crypto::hex;
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::ports::ProcessId;
-use crate::runtime::process::{Driven, Handler, Io, Process, Spec, Stdin, StopLimits};
+use crate::runtime::process::{Driven, Handler, Io, Process, SpawnError, Spec, Stdin, StopLimits};
 use crate::text;
 use crate::thread;
 
@@ -54,6 +54,8 @@ pub struct Start {
 pub enum StartError {
     /// For people.
     Failed(String),
+    /// The program is not there; for people.
+    Missing(String),
     /// The turn was cancelled meanwhile.
     Cancelled,
 }
@@ -222,7 +224,7 @@ fn start_server(name: &str, start: &Start, cancel: &CancelToken) -> Result<Arc<S
     let mut tried = 0;
     loop {
         tried += 1;
-        let server = launch(name, start).map_err(StartError::Failed)?;
+        let server = launch(name, start)?;
         let end = Instant::now() + READY_LIMIT;
         let why = loop {
             if cancel.is_cancelled() {
@@ -251,9 +253,10 @@ fn start_server(name: &str, start: &Start, cancel: &CancelToken) -> Result<Arc<S
 }
 
 /// Starts the process and the thread that drives it.
-fn launch(name: &str, start: &Start) -> Result<Arc<Server>, String> {
-    let port = free_port().map_err(|e| format!("no free port: {e}"))?;
-    let token = random_token().ok_or("no random bytes")?;
+fn launch(name: &str, start: &Start) -> Result<Arc<Server>, StartError> {
+    let failed = |what: &str, e: std::io::Error| StartError::Failed(format!("{what}: {e}"));
+    let port = free_port().map_err(|e| failed("no free port", e))?;
+    let token = random_token().ok_or_else(|| StartError::Failed("no random bytes".to_owned()))?;
     let mut env = start.env.clone();
     // In the environment and not among the arguments, which every user of the machine can read.
     env.retain(|(variable, _)| variable != "DEEPSEEK_RUNTIME_TOKEN");
@@ -270,9 +273,12 @@ fn launch(name: &str, start: &Start) -> Result<Arc<Server>, String> {
         kill_leftovers: true,
         stop: start.stop,
     };
-    let mut process = Process::spawn(spec).map_err(|e| e.message)?;
+    let not_started = |e: SpawnError| {
+        if e.not_found { StartError::Missing(e.message) } else { StartError::Failed(e.message) }
+    };
+    let mut process = Process::spawn(spec).map_err(not_started)?;
     let endpoint = Endpoint { base: format!("http://127.0.0.1:{port}"), token: Some(token) };
-    let server = Server::new(endpoint, Some(process.id())).map_err(|e| e.to_string())?;
+    let server = Server::new(endpoint, Some(process.id())).map_err(|e| failed("no descriptor", e))?;
     let server = Arc::new(server);
     let watched = server.clone();
     // Woken once, so that the handler can set its alarm.
@@ -292,7 +298,7 @@ fn launch(name: &str, start: &Start) -> Result<Arc<Server>, String> {
         log::info!("deepseek.ended {how}");
         lock(&watched.state).ended = Some(how);
     })
-    .map_err(|e| format!("cannot start a thread: {e}"))?;
+    .map_err(|e| failed("cannot start a thread", e))?;
     Ok(server)
 }
 

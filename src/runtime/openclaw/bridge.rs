@@ -116,6 +116,21 @@ pub struct Start {
     pub trace: Trace,
 }
 
+/// A bridge that could not be started.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// For people.
+    pub message: String,
+    /// The program is not there.
+    pub is_missing: bool,
+}
+
+impl From<String> for NotStarted {
+    fn from(message: String) -> Self {
+        Self { message, is_missing: false }
+    }
+}
+
 /// A running bridge.
 pub struct Bridge {
     /// Its process.
@@ -133,7 +148,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Bridge {
     /// Starts a bridge and the thread that drives it. `initialize` is under way when this returns.
-    pub fn start(name: &str, target: Target, start: Start) -> Result<Arc<Self>, String> {
+    pub fn start(name: &str, target: Target, start: Start) -> Result<Arc<Self>, NotStarted> {
         let mut args: Vec<OsString> = ["acp", "--url"].map(OsString::from).to_vec();
         args.push(target.url.clone().into());
         let secret = match &target.token {
@@ -159,7 +174,8 @@ impl Bridge {
             kill_leftovers: true,
             stop: StopLimits { term: Duration::ZERO, ..StopLimits::default() },
         };
-        let mut process = Process::spawn(spec).map_err(|e| e.message)?;
+        let mut process =
+            Process::spawn(spec).map_err(|e| NotStarted { message: e.message, is_missing: e.not_found })?;
         let (commands, inbox) = bounded(COMMANDS_WAITING);
         let bridge = Arc::new(Self {
             process: process.id(),

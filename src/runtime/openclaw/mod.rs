@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bridge::{Bridge, Start, Target, Visit};
+use bridge::{Bridge, NotStarted, Start, Target, Visit};
 use turn::{Failure, Turn};
 
 use crate::engine::cancel::CancelToken;
@@ -41,7 +41,7 @@ impl OpenClaw {
     }
 
     /// The bridge for this agent and gateway; one to another address or with another secret is replaced.
-    fn bridge(&self, request: &RunRequest, gateway: &Gateway) -> Result<Visit, String> {
+    fn bridge(&self, request: &RunRequest, gateway: &Gateway) -> Result<Visit, NotStarted> {
         let target = Target { url: gateway.url.clone(), token: gateway.token.clone().filter(|t| !t.is_empty()) };
         let mut bridges = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (request.agent.clone(), gateway.name.clone());
@@ -131,7 +131,10 @@ impl Runtime for OpenClaw {
             Some(gateway) => {
                 ndjson::check_cwd(&request.cwd)?;
                 match self.bridge(request, gateway) {
-                    Err(message) => failed(&message, Some(ErrorClass::Config)),
+                    Err(NotStarted { message, is_missing }) => {
+                        let class = if is_missing { ErrorClass::Missing } else { ErrorClass::Config };
+                        failed(&message, Some(class));
+                    }
                     Ok(bridge) => {
                         sink.spawned(bridge.process);
                         let mut turn = Turn::new(&bridge, cancel, sink);
