@@ -42,7 +42,8 @@ impl FileLock {
     /// Takes the lock of this name, which is a file of its own: what it guards may be replaced. Waits up to `limit`, or
     /// until `stopped` says so.
     pub fn acquire(path: &Path, limit: Duration, stopped: &dyn Fn() -> bool) -> Result<Self, LockFailure> {
-        let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
+        // A pipe in its place would keep whoever opens it.
+        let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK).bits() as i32;
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
         let file = file.open(path).map_err(LockFailure::Unusable)?;

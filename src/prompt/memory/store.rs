@@ -3,16 +3,20 @@
 //! Whoever changes one holds a lock beside it from reading to writing; the file is replaced atomically; one that cannot
 //! be read as memory is moved aside, never overwritten.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{error, fmt};
 
 use super::{Memory, Update, UpdateError, Updated};
 use crate::json;
 use crate::prompt::files;
-use crate::store;
+use crate::store::{self, FileLock};
 
+/// How long whoever changes a memory waits for others, who need a moment. An agent's own program can hold the lock for
+/// ever, and must not keep the daemon's threads.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
 /// Largest file that is read, in bytes.
 const FILE_LIMIT: u64 = 1_024 * 1_024;
 
@@ -95,7 +99,8 @@ impl MemoryStore {
         };
         files::create_private_dir(&dir).map_err(failed(&dir))?;
         let lock_path = dir.join("working-memory.lock");
-        let _lock = lock(&lock_path).map_err(failed(&lock_path))?;
+        let _lock = FileLock::acquire(&lock_path, LOCK_LIMIT, &|| false)
+            .map_err(|e| MemoryError::File(lock_path, io::Error::other(e.to_string())))?;
 
         let canonical = dir.join("working-memory.json");
         let found = self.locate(agent, &dir);
@@ -156,13 +161,6 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Waits for the lock and holds it until the file is dropped. The lock file itself stays.
-fn lock(path: &Path) -> io::Result<File> {
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +181,23 @@ mod tests {
             }
         });
         assert_eq!(store.read("ag_1").unwrap().sections.len(), 8);
+    }
+
+    #[test]
+    fn whoever_keeps_the_lock_does_not_keep_the_daemon() {
+        let dir = TempDir::new("memory-held");
+        let store = MemoryStore::new(dir.path(), dir.path().join("daemon"));
+        let home = store.dir("ag_1").unwrap();
+        fs::create_dir_all(&home).unwrap();
+        let lock = home.join("working-memory.lock");
+        let held = FileLock::acquire(&lock, Duration::ZERO, &|| false).unwrap();
+        let why = store.update("ag_1", &set("notes", "x"), "t").unwrap_err().to_string();
+        assert!(why.contains("working-memory.lock: another process holds the lock"), "{why}");
+        drop(held);
+        fs::remove_file(&lock).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &lock, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        assert!(store.update("ag_1", &set("notes", "x"), "t").is_err(), "nobody waits for a pipe");
+        assert_eq!(store.read("ag_1"), None);
     }
 
     #[test]
