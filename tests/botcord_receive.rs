@@ -359,6 +359,24 @@ fn without_a_socket_questions_wait_for_something_to_come() {
 }
 
 #[test]
+fn files_that_take_too_long_stay_at_the_hub() {
+    let p = play(AckAt::Turn, Timing { files: Duration::from_millis(50), ..Timing::default() });
+    let fetched = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&fetched);
+    p.inbox.fetch_files(Box::new(move |raw| {
+        seen.lock().unwrap().push(raw["hub_msg_id"].clone());
+        std::thread::sleep(Duration::from_millis(50));
+        Vec::new()
+    }));
+    let messages = vec![message("h_1", "rm_1"), message("h_2", "rm_2"), message("h_3", "rm_3")];
+    p.stage.lock().pages.push_back(Ok(page(messages, false)));
+    p.inbox.open();
+    p.inbox.ask(Trigger::AuthOk);
+    p.stage.until("all of them", |w| (w.accepted.len() == 3).then_some(()));
+    assert_eq!(*fetched.lock().unwrap(), ["h_1"]);
+}
+
+#[test]
 fn a_hub_that_does_not_wait_is_not_stormed() {
     let p = play(AckAt::Turn, Timing::default());
     p.inbox.open();

@@ -385,7 +385,7 @@ impl Inbox {
         let has_news = plan.has_news();
         let Plan { ack_now, groups, pending, skipped, repeats } = plan;
         let eligible: usize = groups.iter().map(Vec::len).sum();
-        let inbounds: Vec<Inbound> = groups.into_iter().filter_map(|group| self.inbound(group, me)).collect();
+        let inbounds: Vec<Inbound> = groups.into_iter().filter_map(|group| self.inbound(group, me, began)).collect();
         let ids: Vec<Vec<String>> = inbounds.iter().map(Inbound::ids).collect();
         {
             let mut state = self.lock();
@@ -422,9 +422,10 @@ impl Inbox {
     }
 
     /// The message that a group becomes, with its files where they are wanted.
-    fn inbound(&self, group: Vec<Value>, me: Me<'_>) -> Option<Inbound> {
+    fn inbound(&self, group: Vec<Value>, me: Me<'_>, began: Instant) -> Option<Inbound> {
+        let in_time = |_: &&Value| began.elapsed() < self.timing.files;
         let fetch = self.fetch_files.get();
-        let files = fetch.map(|fetch| group.iter().flat_map(fetch).collect()).unwrap_or_default();
+        let files = fetch.map(|fetch| group.iter().take_while(in_time).flat_map(fetch).collect()).unwrap_or_default();
         let is_bad = |raw: &&Value| self.is_bad.get().is_some_and(|is_bad| is_bad(raw));
         let bad = group.iter().filter(is_bad).filter_map(normalise::hub_id).map(str::to_owned).collect::<Vec<_>>();
         let mut message = normalise::group(group, me, now_ms())?;

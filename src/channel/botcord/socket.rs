@@ -27,6 +27,9 @@ pub struct Timing {
     pub renew: Duration,
     /// How long the inbox is left alone after the engine has refused a message (30 s).
     pub pause: Duration,
+    /// How long the files of one answer of the inbox may take before the rest of them stays at the hub (60 s): the
+    /// messages of all rooms wait for them.
+    pub files: Duration,
     /// The first wait before a reconnect (1 s); it doubles up to `retry_max`.
     pub retry: Duration,
     /// The longest wait before a reconnect (30 s), before chance adds up to a quarter.
@@ -45,6 +48,7 @@ impl Default for Timing {
             long_poll: Duration::from_secs(25),
             renew: Duration::from_secs(40),
             pause: Duration::from_secs(30),
+            files: Duration::from_mins(1),
             retry: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
         }
