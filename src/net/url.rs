@@ -79,7 +79,7 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 /// The address of a server without the white space around it and without one slash at its end. It is `https`, or
 /// `http` on this machine; a path may follow the host, and nothing else.
 pub fn server(text: &str) -> Result<String, UrlError> {
-    let text = text.trim();
+    let text = crate::text::trim(text);
     if text.is_empty() {
         return Err(UrlError::Empty);
     }
@@ -149,6 +149,7 @@ mod tests {
     fn servers_are_https_or_here() {
         assert_eq!(server(" HTTPS://Api.Example/Base/ ").unwrap(), "HTTPS://Api.Example/Base");
         assert_eq!(server("http://[::1]:9/").unwrap(), "http://[::1]:9");
+        assert_eq!(server("\u{feff}https://h/\u{3000}").unwrap(), "https://h", "white space as elsewhere");
         for (text, error) in [
             ("https:host", UrlError::Invalid),
             ("https://", UrlError::Invalid),
