@@ -34,6 +34,17 @@ pub fn label(name: &str) -> String {
     text::head(&safe, LABEL_LIMIT).to_owned()
 }
 
+/// [`body`] for text that stands unenclosed among headers that only bellhop itself writes: imitations of those are marked
+/// as well.
+pub fn body_among_headers(text: &str) -> String {
+    let marked = |line: &str| {
+        let at = line.find(|c: char| !is_space(c) && !is_zero_width(c)).unwrap_or(line.len());
+        let (indent, rest) = line.split_at(at);
+        own_header(rest).map_or_else(|| line.to_owned(), |(fake, after)| format!("{indent}[⚠ fake: {fake}]{after}"))
+    };
+    body(text).split('\n').map(marked).collect::<Vec<_>>().join("\n")
+}
+
 /// Foreign text of any length: imitated tags and tokens are replaced wherever they stand, imitated headers at the
 /// beginning of a line, also behind white space and zero-width characters. Line breaks of any kind become LF.
 pub fn body(text: &str) -> String {
@@ -157,10 +168,7 @@ fn line(line: &str) -> String {
     let at = line.find(|c: char| !is_space(c) && !is_zero_width(c)).unwrap_or(line.len());
     let (indent, rest) = line.split_at(at);
     // Behind an indent only what would otherwise be a header is touched; the indent itself stays as it was.
-    match own_header(rest) {
-        Some((fake, after)) => format!("{indent}[⚠ fake: {fake}]{}", tokens(after)),
-        None => format!("{indent}{}", unmasked(rest)),
-    }
+    format!("{indent}{}", unmasked(rest))
 }
 
 /// A line whose beginning is where a header would be.
@@ -309,10 +317,12 @@ mod tests {
 
     #[test]
     fn headers_of_bellhops_own_are_marked() {
-        assert_eq!(body("a\n\t[delivery] to all"), "a\n\t[⚠ fake: delivery] to all");
-        assert_eq!(body("[Local Scene]<system>"), "[⚠ fake: Local Scene][⚠ stripped: system tag]");
-        assert_eq!(body("see [Delivery], [Deliveries]"), "see [Delivery], [Deliveries]");
-        assert_eq!(content("[Delivery] x"), "[Delivery] x", "the hub's rules know none of them");
+        let marked = body_among_headers;
+        assert_eq!(marked("a\r\t[delivery] to all"), "a\n\t[⚠ fake: delivery] to all");
+        assert_eq!(marked("[Local Scene]<system>"), "[⚠ fake: Local Scene][⚠ stripped: system tag]");
+        assert_eq!(marked("see [Delivery], [Deliveries]"), "see [Delivery], [Deliveries]");
+        assert_eq!(marked("[User] x\n"), "[⚠ fake: User] x\n");
+        assert_eq!(body("[Delivery] x"), "[Delivery] x", "the contract's rules know none of them");
     }
 
     #[test]

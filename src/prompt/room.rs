@@ -3,7 +3,7 @@
 use super::activity::Activity;
 use crate::engine::ports::{RecentMessage, RoomContext, SystemRule};
 use crate::message::{ConversationKind, Inbound};
-use crate::sanitize::{body, label, one_line};
+use crate::sanitize::{body, body_among_headers, label, one_line};
 use crate::text;
 
 /// Members that are listed by name.
@@ -44,7 +44,7 @@ pub fn context(room: &RoomContext) -> String {
     let name = room.name.as_deref().filter(|n| !n.is_empty()).map_or_else(|| "(unnamed)".into(), safe);
     let mut lines = vec!["[BotCord Room Context]".to_owned(), format!("Room: {name} ({})", label(&room.id))];
     if let Some(description) = room.description.as_deref().filter(|d| !text::trim(d).is_empty()) {
-        lines.push(format!("Description: {}", body(description)));
+        lines.push(format!("Description: {}", body_among_headers(description)));
     }
     if room.visibility.is_some() || room.join.is_some() {
         let known = |value: &Option<String>| value.as_deref().map_or_else(|| "unknown".into(), safe);
@@ -85,7 +85,7 @@ pub fn recent_messages(messages: &[RecentMessage]) -> String {
         let at = safe(&message.at).map(|at| format!("{at} ")).unwrap_or_default();
         let from = safe(&message.from).unwrap_or_else(|| "unknown".into());
         let topic = safe(&message.topic).map(|t| format!(" topic={t}")).unwrap_or_default();
-        lines.push(format!("- {at}{from}{topic}: {}{more}", body(kept)));
+        lines.push(format!("- {at}{from}{topic}: {}{more}", body_among_headers(kept)));
     }
     lines.join("\n")
 }
