@@ -66,8 +66,11 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     let signals = signals::channel()?;
     let connection = connect::daemon_or_engine(&context.home, context.host, || context.config())?;
-    let (accepted, outcome) = converse(&connection.client, &message, timeout, standing_answer(args), &signals)?;
+    let sent = converse(&connection.client, &message, timeout, standing_answer(args), &signals);
+    // Whoever is impatient from here on must not end an engine of our own before what runs in it.
+    drop(signals);
     drop(connection);
+    let (accepted, outcome) = sent?;
     finish(&accepted, outcome, args.flag("json"))
 }
 

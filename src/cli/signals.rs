@@ -16,7 +16,7 @@ const PENDING: usize = 8;
 const DEAF: Duration = Duration::from_secs(1);
 
 /// From now on SIGINT, SIGTERM and SIGHUP arrive here instead of ending the process, unless nobody looks at them: then
-/// another one ends it.
+/// another one ends it. When the receiver is gone they do nothing any more.
 pub fn channel() -> Result<Receiver<i32>, Failure> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Failure::new(format!("signals cannot be caught: {e}")))?;

@@ -83,6 +83,8 @@ pub fn run(args: &Parsed, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     let exit = chat.talk(&lines()?, &signals, &events);
     let left = chat.leave(&connection);
+    // Whoever is impatient from here on must not end an engine of our own before what runs in it.
+    drop(signals);
     let exit = exit?;
     left.map(|()| exit)
 }
