@@ -10,7 +10,7 @@ use bellhop::engine::admission::{Memory, Source};
 use bellhop::engine::backlog::State;
 use bellhop::engine::journal::{Journal, JournalOptions, Record};
 use bellhop::engine::operator::Refusal;
-use bellhop::engine::ports::{Delivery, ErrorClass, RunError, RunResult, Thrown};
+use bellhop::engine::ports::{Channel, Delivery, ErrorClass, RunError, RunResult, Thrown};
 use bellhop::engine::route::{OnInterrupt, QueueMode, Route};
 use bellhop::engine::waits::{Parking, Who};
 use bellhop::engine::{Acceptance, Settings};
@@ -329,6 +329,42 @@ fn a_message_given_up_after_three_interruptions_is_kept_and_can_run_again() {
     assert_eq!(run.session.unwrap().id, "sid-9");
     assert!(h.engine.dead_letters().is_empty());
     assert_eq!(h.engine.requeue("m1"), Err(Refusal::Unknown));
+    h.stop();
+}
+
+#[test]
+fn what_is_brought_back_for_an_agent_that_is_not_there_waits_for_it_once() {
+    let dir = Arc::new(TempDir::new("ops-absent"));
+    crashed(&dir, 3, true);
+    let h = Harness::in_dir(Arc::clone(&dir), Build::default());
+    h.channel.settled.wait(1);
+    h.stop();
+    let elsewhere = FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities());
+    let h = Harness::in_dir(dir, Build { channel: elsewhere, ..Build::default() });
+    h.engine.requeue("m1").unwrap();
+    assert!(h.engine.dead_letters().is_empty());
+    assert_eq!((h.engine.queue().len(), h.runtime.runs.len()), (1, 0));
+    let channel = Arc::new(FakeChannel::botcord());
+    h.engine.add_channel(Arc::clone(&channel) as Arc<dyn Channel>);
+    until("it is answered", || h.engine.queue().is_empty());
+    assert_eq!((h.runtime.runs.len(), channel.sent.len(), h.channel.sent.len()), (1, 1, 0));
+    h.stop();
+}
+
+#[test]
+fn what_waits_for_an_agent_that_is_not_there_can_be_cancelled() {
+    let dir = Arc::new(TempDir::new("ops-absent-cancelled"));
+    crashed(&dir, 1, false);
+    let elsewhere = FakeChannel::new("elsewhere", "botcord", FakeChannel::botcord().capabilities());
+    let h = Harness::in_dir(dir, Build { channel: elsewhere, ..Build::default() });
+    let m = message("m1", "one");
+    assert_eq!(h.engine.cancel_conversation(&m.channel, &m.account_id, "another"), 0);
+    assert_eq!(h.engine.cancel_conversation(&m.channel, &m.account_id, &m.conversation.id), 1);
+    assert_eq!(h.engine.cancel_message(&m.channel, "m1"), 0);
+    let channel = Arc::new(FakeChannel::botcord());
+    h.engine.add_channel(Arc::clone(&channel) as Arc<dyn Channel>);
+    assert_eq!(channel.settled.wait(1)[0].why, "cancelled");
+    assert_eq!((h.engine.queue().len(), h.runtime.runs.len()), (0, 0));
     h.stop();
 }
 

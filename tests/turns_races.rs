@@ -19,10 +19,10 @@ use support::engine::{
     script,
 };
 
-/// Waits for something for at most half a second: for what comes at once where there is a fault, and not at all
+/// Waits for something for at most a tenth of a second: for what comes at once where there is a fault, and not at all
 /// otherwise.
 fn briefly(holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_millis(500);
+    let end = Instant::now() + Duration::from_millis(100);
     while !holds() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -26,8 +26,8 @@ impl Engine {
     /// An agent does not work here any more: what runs and waits for it is cancelled, its replies that are not out are
     /// given up (their transcripts say so), and its sessions are forgotten. Its channel is removed.
     pub fn dismiss(&self, agent: &str) {
-        let cancelled =
-            cancel(&self.core, &|message| message.account_id == agent) + recover::dismiss(&self.core, agent);
+        let cancelled = cancel(&self.core, &|message| message.account_id == agent);
+        recover::dismiss(&self.core, agent);
         self.remove_channel(agent);
         let replies = outbox::give_up(&self.core, agent, "the agent was revoked");
         let sessions = self.forget_sessions(|entry| entry.account_id == agent);
@@ -39,7 +39,7 @@ impl Engine {
 pub(super) fn cancel(core: &Arc<Core>, wanted: &dyn Fn(&Inbound) -> bool) -> u64 {
     let any = |job: &Job| job.messages().iter().any(|m| wanted(m));
     // In the order in which messages go their way, so that none is missed that goes on meanwhile.
-    let arriving: Vec<_> = core.intake.remove(any).into_iter().map(|a| (a.turn_id, a.job)).collect();
+    let mut arriving = core.intake.remove(any);
     let mut count = core.intake.cancel(wanted);
     let kept = core.asides.remove(any);
     let mut state = core.lock();
@@ -55,6 +55,10 @@ pub(super) fn cancel(core: &Arc<Core>, wanted: &dyn Fn(&Inbound) -> bool) -> u64
         .collect();
     let parked: Vec<_> = state.parks.keys_where(any).iter().map(|key| state.parks.overtaken(core, key)).collect();
     drop(state);
+    // What waited elsewhere may have been sent on its way again before it was looked for there.
+    arriving.extend(core.intake.remove(any));
+    count += core.intake.cancel(wanted) + recover::cancel_left(core, wanted);
+    let arriving = arriving.into_iter().map(|arriving| (arriving.turn_id, arriving.job));
     count += parked.into_iter().map(|parked| parked.settle(core, Some("cancelled"))).sum::<u64>();
     for (turn_id, messages) in running {
         core.cancelled(&turn_id);

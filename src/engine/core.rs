@@ -310,8 +310,8 @@ impl Core {
                 Mode::Single
             }
             QueueMode::CancelPrevious => Mode::CancelPrevious,
-            // Should it be what brings the daemon down, no other counts as interrupted with it.
-            QueueMode::Serial if job.attempts > 0 => Mode::Single,
+            // Its last attempt: should it be what brings the daemon down, no other is given up with it.
+            QueueMode::Serial if job.attempts > 0 && job.attempts + 1 >= self.settings.max_attempts => Mode::Single,
             QueueMode::Serial => Mode::Coalesce,
         }
     }

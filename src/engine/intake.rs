@@ -152,11 +152,15 @@ impl Intake {
         next
     }
 
-    /// Gives the message that is being looked at back to the front of its queue.
-    fn put_back(&self, key: &str, arriving: Arriving) {
+    /// Gives the message that is being looked at back to the front of its queue, unless a person has cancelled it:
+    /// then it is returned.
+    fn put_back(&self, key: &str, arriving: Arriving) -> Option<Arriving> {
         let mut lanes = self.lock();
-        lanes.looking.remove(key);
+        if lanes.looking.remove(key).is_some_and(|looking| looking.cancelled) {
+            return Some(arriving);
+        }
         lanes.waiting.entry(key.to_owned()).or_default().push_front(arriving);
+        None
     }
 }
 
@@ -188,8 +192,9 @@ enum Drained {
 fn drain(core: &Arc<Core>, key: &str, may_ask: bool) -> Drained {
     while let Some(arriving) = core.intake.next(key) {
         if !may_ask && asks(core, &arriving) {
-            core.intake.put_back(key, arriving);
-            return Drained::Asks;
+            let Some(gone) = core.intake.put_back(key, arriving) else { return Drained::Asks };
+            cancelling::end(core, gone.turn_id, gone.job);
+            continue;
         }
         let message = Arc::clone(&arriving.job.message);
         // What a panic leaves behind is in the journal, for the next start.

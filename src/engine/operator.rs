@@ -346,6 +346,8 @@ fn revive(core: &Arc<Core>, dead: Dead) -> Result<(), Refusal> {
             past: Some(past.clone()).filter(|p| *p != Past::default()),
         },
     )?;
+    // Until the channel comes, which takes it up.
+    let is_left = recover::is_left(core, &dead.channel);
     log::info!("message.revived dead={} entry={entry} reply={}", dead.id, dead.reply.is_some());
     match dead.reply {
         Some(reply) => {
@@ -357,8 +359,11 @@ fn revive(core: &Arc<Core>, dead: Dead) -> Result<(), Refusal> {
             let settled = Settled::new(message.ids(), "delivered", [message.as_ref()]);
             let out = reply.as_ref().clone();
             let item = Item { out, entries: vec![entry], settled, record: None, attempts: 0, uncertain: true };
-            notice::post_later(core, item);
+            if !is_left {
+                notice::post_later(core, item);
+            }
         }
+        None if is_left => {}
         None => {
             let route = core.route(&message);
             let mut job = Job { interrupted: past.effects, ..Job::new(entry, route, message) };

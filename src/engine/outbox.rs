@@ -160,10 +160,11 @@ pub(super) fn post_all(core: &Arc<Core>, items: Vec<Item>) {
         });
         if let Err(e) = spawned {
             log::error!("outbox.thread_failed error={e}");
-            let first = keys.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            if let Some(key) = first {
+            let left = std::mem::take(&mut *keys.lock().unwrap_or_else(PoisonError::into_inner));
+            for key in left {
                 drain_later(core, key, AGAIN);
             }
+            break;
         }
     }
 }

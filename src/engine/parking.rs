@@ -98,7 +98,7 @@ pub(super) fn tell_if_waiting(core: &Arc<Core>, job: &Job) {
     let wait = {
         let mut state = core.lock();
         // When it is due, the message may well be answered at once.
-        let waits = state.waits.get(&key).is_some_and(|w| w.until > now && applies(core, job, w.cause));
+        let waits = state.waits.get(&key).is_some_and(|w| !w.is_due(now) && applies(core, job, w.cause));
         if !waits || !state.waits.tell(&key, &job.message.queue_key()) {
             return;
         }

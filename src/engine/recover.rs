@@ -17,6 +17,7 @@ use super::outbox::{self, Item};
 use super::ports::{Settled, TurnEvent, TurnStatus};
 use super::records::Ended;
 use super::{dead, keys, notice, now_ms, operator, park_timer, parking, unrun};
+use crate::message::Inbound;
 
 /// How much of what waits is taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub(super) fn recover(core: &Arc<Core>, how: Recovery) -> Recovered {
     aside::restore_counts(core);
     let entries: Vec<Entry> = core.journal.view(|ledger| ledger.entries().cloned().collect());
     let is_here = |channel: &str| core.channel(channel).is_some();
-    // A channel that has not come for so long does not come any more: what has not run by then ends here. What waits for
+    // A channel that has not come for so long does not come any more: what has not run by a start then ends. What waits for
     // something else waits for its channel as well, and must not run twice when that comes after all.
     let oldest = now_ms() - 2 * core.settings.stale_after.as_millis() as i64;
     let is_given_up = |e: &Entry| is_stale(e, oldest) || e.accepted_at < oldest && waits_for_text(e);
@@ -94,19 +95,30 @@ pub(super) fn channel_comes(core: &Arc<Core>, id: &str, added: impl FnOnce()) {
     say(&take_in(core, entries, replies, Recovery::All));
 }
 
-/// An agent is dismissed whose channel has not come: what was left for that moment ends.
-pub(super) fn dismiss(core: &Arc<Core>, agent: &str) -> u64 {
+/// Whether what goes through a channel was left for the moment when that comes.
+pub(super) fn is_left(core: &Arc<Core>, channel: &str) -> bool {
+    core.lock().came.as_ref().is_some_and(|came| !came.contains(channel))
+}
+
+/// Cancels those messages, of the ones that were left for their channels, for which `wanted` answers true; returns how
+/// many they are.
+pub(super) fn cancel_left(core: &Arc<Core>, wanted: &dyn Fn(&Inbound) -> bool) -> u64 {
     let Some(came) = core.lock().came.clone() else { return 0 };
     let waits = |e: &Entry| matches!(e.state, EntryState::Waiting | EntryState::Running { .. });
-    let is_left = |e: &&Entry| e.message.account_id == agent && !came.contains(&e.channel) && waits(e);
+    let is_left = |e: &&Entry| !came.contains(&e.channel) && waits(e) && wanted(&e.message);
     let left: Vec<Entry> = core.journal.view(|ledger| ledger.entries().filter(is_left).cloned().collect());
     let count = left.len() as u64;
     for entry in left {
         unrun::end(core, &job(core, entry), &keys::uuid_v4(), TurnStatus::Cancelled, "cancelled");
     }
+    count
+}
+
+/// An agent is dismissed whose channel has not come: its replies that were left for that moment are given up.
+pub(super) fn dismiss(core: &Arc<Core>, agent: &str) {
+    let Some(came) = core.lock().came.clone() else { return };
     let is_unsent = |o: &OutboxItem| o.message.account_id == agent && !came.contains(&o.message.channel);
     give_up(core, &is_unsent, "the agent was revoked");
-    count
 }
 
 fn give_up(core: &Arc<Core>, which: &dyn Fn(&OutboxItem) -> bool, why: &str) {

@@ -157,8 +157,8 @@ pub struct Wait {
 
 impl Wait {
     /// Whether the next probe may run. A clock that was set back must not make the wait longer than it is.
-    fn is_due(&self, now: i64) -> bool {
-        self.until <= now || self.until.saturating_sub(now) > LONGEST_MS
+    pub(super) fn is_due(&self, now: i64) -> bool {
+        self.until <= now || self.until.saturating_sub(now) > LONGEST_MS + SHORTEST_MS
     }
 }
 
