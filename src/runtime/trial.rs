@@ -51,12 +51,22 @@ pub(super) fn run(id: &str, settings: &RuntimeSettings) -> Login {
         Ok(place) => place,
         Err(e) => return Login::Failed(format!("no directory for the turn: {e}")),
     };
-    let settings = RuntimeSettings { agents_dir: place.0.join("agents"), warm: Warm::default(), ..settings.clone() };
+    let settings = of_trial(settings, &place.0);
     let registry = Registry::new(settings);
     let began = Instant::now();
     let done = attempt(id, &registry, &place.0.join("work"));
     registry.close();
     judge(done, began.elapsed())
+}
+
+/// What the trial starts carries neither the home's mark nor shares its markers: a daemon that runs there keeps its own.
+fn of_trial(settings: &RuntimeSettings, place: &Path) -> RuntimeSettings {
+    RuntimeSettings {
+        agents_dir: place.join("agents"),
+        daemon_dir: place.to_owned(),
+        warm: Warm::default(),
+        ..settings.clone()
+    }
 }
 
 fn attempt(id: &str, registry: &Registry, cwd: &Path) -> Result<RunResult, Thrown> {
@@ -145,5 +155,28 @@ impl RunSink for Deaf {
 
     fn decision(&mut self) -> Option<(String, Approval)> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::kept::{self, Marker};
+    use crate::store::tests::TempDir;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_trial_leaves_the_marker_of_the_running_daemon() {
+        let home = TempDir::new();
+        let settings = Arc::new(RuntimeSettings::from_env(&home.0));
+        std::fs::create_dir_all(&settings.daemon_dir).unwrap();
+        let place = Place::new().unwrap();
+        let trial = Arc::new(of_trial(&settings, &place.0));
+        Marker::new(Arc::clone(&settings), kept::DEEPSEEK).set();
+        let marker = Marker::new(Arc::clone(&trial), kept::DEEPSEEK);
+        marker.set();
+        marker.clear();
+        assert!(settings.daemon_dir.join(kept::DEEPSEEK).exists());
+        assert_ne!(kept::mark(&trial), kept::mark(&settings));
     }
 }
