@@ -172,10 +172,13 @@ impl Filter {
     }
 }
 
+/// Where the last `>` ends. Behind it nothing is a tag, and many beginnings of one need not be searched each.
+fn end_of_tags(text: &str) -> usize {
+    text.rfind('>').map_or(0, |at| at + 1)
+}
+
 /// Position and length of the next of the four tags.
 fn next_tag(text: &str) -> Option<(usize, usize, Tag)> {
-    // Where no `>` follows nothing is a tag, and many beginnings of one need not be searched each.
-    let text = &text[..=text.rfind('>')?];
     text.match_indices('<').find_map(|(at, _)| match markup(&text[at..]) {
         Markup::Tag(tag, length) => Some((at, length, tag)),
         _ => None,
@@ -184,9 +187,10 @@ fn next_tag(text: &str) -> Option<(usize, usize, Tag)> {
 
 /// The content of the first `<final>…</final>`.
 fn final_block(text: &str) -> Option<&str> {
+    let end = end_of_tags(text);
     let mut from = 0;
     let mut start = None;
-    while let Some((at, length, tag)) = next_tag(&text[from..]) {
+    while let Some((at, length, tag)) = next_tag(&text[from..end]) {
         match (tag, start) {
             (Tag::Final, None) => start = Some(from + at + length),
             (Tag::EndFinal, Some(start)) => return Some(&text[start..from + at]),
@@ -207,21 +211,22 @@ pub fn normalize(text: &str) -> String {
         return String::new();
     }
     let mut kept = String::new();
-    let mut rest = text;
+    let end = end_of_tags(text);
+    let mut from = 0;
     let mut thinking = false;
-    while let Some((at, length, tag)) = next_tag(rest) {
+    while let Some((at, length, tag)) = next_tag(&text[from..end]) {
         if !thinking {
-            kept.push_str(&rest[..at]);
+            kept.push_str(&text[from..from + at]);
         }
         match tag {
             Tag::Think => thinking = true,
             Tag::EndThink => thinking = false,
             Tag::Final | Tag::EndFinal => {}
         }
-        rest = &rest[at + length..];
+        from += at + length;
     }
     if !thinking {
-        kept.push_str(rest);
+        kept.push_str(&text[from..]);
     }
     let kept = kept.trim();
     match kept.strip_prefix('<') {
@@ -354,8 +359,11 @@ mod tests {
 
     #[test]
     fn long_texts_are_no_burden() {
-        for unit in ["<think ", "</think ", "<final ", "<", "< ", "<x>", "<think>", "the user said\n\n"] {
+        for unit in ["<think ", "</think ", "<final ", "<", "< ", "<x>", "<think>", "</think>", "the user said\n\n"] {
             let long = unit.repeat((1 << 20) / unit.len());
+            // Many tags, and much behind them that is none.
+            let tailed = long.clone() + &"x".repeat(1 << 20);
+            assert!(normalize(&tailed).len() <= tailed.len(), "{unit:?}");
             let mut filter = Filter::default();
             assert!(filter.push(&long).len() <= long.len(), "{unit:?}");
             filter.finish();
