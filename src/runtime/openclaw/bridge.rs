@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,20 +62,29 @@ pub enum News {
 pub struct Mailbox {
     news: Sender<News>,
     wake: CancelToken,
+    has_lost: Arc<AtomicBool>,
 }
 
 impl Mailbox {
     /// A mailbox that wakes this token with every piece of news.
     pub fn new(wake: &CancelToken) -> (Self, Receiver<News>) {
         let (news, receiver) = bounded(MAIL_WAITING);
-        (Self { news, wake: wake.clone() }, receiver)
+        (Self { news, wake: wake.clone(), has_lost: Arc::default() }, receiver)
     }
 
     /// Returns whether it was taken: a turn that has ended does not listen any more.
     fn put(&self, news: News) -> bool {
         let taken = self.news.send_timeout(news, MAIL_LIMIT).is_ok();
+        if !taken {
+            self.has_lost.store(true, Ordering::Relaxed);
+        }
         self.wake.wake();
         taken
+    }
+
+    /// Whether something could not be put in since listening began: then nothing more comes of the session.
+    pub fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Relaxed)
     }
 }
 
@@ -351,7 +360,10 @@ impl Keeper {
                     self.asked.extend(answer_to);
                     self.write(line, io);
                 }
-                Command::Listen(session, mailbox) => drop(self.listeners.insert(session, mailbox)),
+                Command::Listen(session, mailbox) => {
+                    mailbox.has_lost.store(false, Ordering::Relaxed);
+                    self.listeners.insert(session, mailbox);
+                }
                 Command::Leave(session) => drop(self.listeners.remove(&session)),
             }
         }
@@ -478,18 +490,46 @@ impl Handler for Keeper {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A bridge without a process: the one prompt that comes is answered with success, after news that found no
+    /// place when `loses` says so.
+    pub(in super::super) fn answering(loses: bool) -> (Arc<Bridge>, std::thread::JoinHandle<()>) {
+        let (commands, inbox) = bounded(COMMANDS_WAITING);
+        let target = Target { url: String::new(), token: None };
+        let (stop, next_id) = (CancelToken::new().unwrap(), AtomicU64::new(2));
+        let bridge = Bridge {
+            process: ProcessId { pid: 0, start: 0 },
+            target,
+            commands,
+            stop,
+            next_id,
+            state: Mutex::default(),
+        };
+        let answer = move || {
+            while let Ok(command) = inbox.recv() {
+                if let Command::Write { answer_to: Some((id, mailbox)), .. } = command {
+                    mailbox.put(News::Update(serde_json::json!({"update": {"sessionUpdate": "agent_message_chunk",
+                        "content": {"type": "text", "text": "<final>half"}}})));
+                    mailbox.has_lost.store(loses, Ordering::Relaxed);
+                    mailbox.put(News::Answer(id, Ok(serde_json::json!({"stopReason": "end_turn"}))));
+                }
+            }
+        };
+        (Arc::new(bridge), std::thread::spawn(answer))
+    }
 
     #[test]
     fn who_takes_nothing_any_more_is_not_waited_for_again() {
         let wake = CancelToken::new().unwrap();
         let (gone, _) = Mailbox::new(&wake);
         let (there, news) = Mailbox::new(&wake);
-        let mut listeners = HashMap::from([("a".to_owned(), gone), ("b".to_owned(), there)]);
+        let mut listeners = HashMap::from([("a".to_owned(), gone.clone()), ("b".to_owned(), there.clone())]);
         let mut told = |session| tell(&mut listeners, session, News::Update(Value::Null));
         assert_eq!(["a", "b", "nobody", "a"].map(&mut told), [false, true, false, false]);
         assert_eq!(listeners.keys().collect::<Vec<_>>(), ["b"]);
         assert_eq!(news.len(), 1);
+        assert_eq!((gone.has_lost(), there.has_lost()), (true, false));
     }
 }

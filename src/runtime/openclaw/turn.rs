@@ -187,10 +187,14 @@ impl<'a> Turn<'a> {
         let id = self.bridge.request("session/prompt", params, &self.mailbox);
         let outcome = self.gather(id);
         self.prompting = false;
-        if matches!(outcome, Err(Failure::Cancelled | Failure::Idle)) {
+        if matches!(outcome, Err(Failure::Cancelled | Failure::Idle)) || outcome == Err(lost()) {
             self.cancel_prompt(&session, id);
         }
         let result = outcome?;
+        // The answer is known only in part.
+        if self.mailbox.has_lost() {
+            return Err(lost());
+        }
         self.conclude(&result)
     }
 
@@ -207,6 +211,7 @@ impl<'a> Turn<'a> {
                 Ok(News::Permission(id, request)) => self.asked(id, request),
                 Ok(News::Closed(why)) => return Err(Failure::Other(why, None)),
                 Err(TryRecvError::Disconnected) => return Err(closed()),
+                Err(TryRecvError::Empty) if self.mailbox.has_lost() => return Err(lost()),
                 Err(TryRecvError::Empty) => {
                     let left = match self.idle_limit.filter(|_| self.pending.is_empty()) {
                         Some(limit) => limit.saturating_sub(self.quiet_since.elapsed()),
@@ -354,6 +359,14 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// What came was not taken in time.
+fn lost() -> Failure {
+    Failure::Other(
+        "events of the turn came faster than they were taken, and some are lost".into(),
+        Some(ErrorClass::Protocol),
+    )
+}
+
 fn closed() -> Failure {
     Failure::Other("openclaw acp child closed".into(), None)
 }
@@ -377,6 +390,21 @@ fn is_not_found(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::openclaw::bridge::tests::answering;
+    use crate::runtime::testing::Recorder;
+
+    #[test]
+    fn a_cut_answer_does_not_pass_for_a_whole_one() {
+        for (loses, expected) in [(false, Ok("half".to_owned())), (true, Err(lost()))] {
+            let (bridge, thread) = answering(loses);
+            let (cancel, mut sink) = (CancelToken::new().unwrap(), Recorder::default());
+            let mut turn = Turn::new(&bridge, &cancel, &mut sink);
+            assert_eq!(turn.prompt("hi"), expected);
+            drop(turn);
+            drop(bridge);
+            thread.join().unwrap();
+        }
+    }
 
     #[test]
     fn an_unknown_session_is_recognised_by_its_words() {
