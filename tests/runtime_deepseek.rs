@@ -231,8 +231,13 @@ fn a_server_is_started_once_and_ended_at_the_close() {
     assert_eq!(again.spawned, sink.spawned);
     assert!(!cli.join("started").exists(), "started twice");
     assert_eq!(server.lines().len(), 6);
+    let marker = cli.settings.daemon_dir.join(kept::DEEPSEEK);
+    assert!(marker.exists());
     runtime.close();
     eventually("the server is gone", || !Process::pid_lives(sink.spawned[0]));
+    assert!(marker.exists(), "another one may still start");
+    assert_eq!(kept::end_leftovers(&cli.settings), 0);
+    assert!(!marker.exists());
 }
 
 #[test]

@@ -293,6 +293,7 @@ impl Runtime for DeepSeek {
 
     fn close(&self) {
         self.pool.close();
-        self.marker.clear();
+        // The marker stays: a server whose start was broken off may outlive this, and so may one that is slow to end.
+        // The next daemon looks once.
     }
 }
