@@ -158,13 +158,13 @@ impl Parser {
             Some(_) => self.spoke,
             None => self.resume_hint,
         };
-        // The newer program's farewell tells of success, whatever it has overcome before.
-        let told = self.error.take().filter(|_| self.given.is_some() || !self.resume_hint);
+        // Without a code it has said farewell and not ended yet.
+        let ended_well = ended.exit_code == Some(0) || (ended.exit_code.is_none() && self.resume_hint);
+        // The newer program's farewell tells of success, whatever it has overcome before, unless its code denies it.
+        let told = self.error.take().filter(|_| self.given.is_some() || !(ended_well && self.resume_hint));
         if let Some(message) = told {
             return Verdict::Failure { message, class: None };
         }
-        // Without a code it has said farewell and not ended yet.
-        let ended_well = ended.exit_code == Some(0) || (ended.exit_code.is_none() && self.resume_hint);
         if ended_well && succeeded {
             return Verdict::Success(self.answer.take().map(|t| text::trim(&t).to_owned()).unwrap_or_default());
         }
@@ -297,7 +297,8 @@ mod tests {
         let zero = ended(Some(0), None, "");
         assert_eq!(run(None, &[error.clone(), answer.clone(), hint.clone()], &zero), Verdict::Success("hi".into()));
         let failed = Verdict::Failure { message: "exit 1".into(), class: None };
-        assert_eq!(run(None, &[error, answer], &zero), failed);
+        assert_eq!(run(None, &[error.clone(), answer], &zero), failed);
+        assert_eq!(run(None, &[error, hint.clone()], &ended(Some(1), None, "")), failed);
         assert!(!matches!(run(None, &[hint], &ended(Some(1), None, "error: x")), Verdict::Success(_)));
     }
 
