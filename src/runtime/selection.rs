@@ -41,7 +41,7 @@ impl Selection {
     }
 }
 
-/// What a person chose for an agent. Blank texts count as absent, as do those that look like flags.
+/// What a person chose for an agent. Blank texts count as absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choice<'a> {
     /// The model.
@@ -55,10 +55,12 @@ pub struct Choice<'a> {
 /// The arguments of a route that hand a choice to a runtime; none for what the runtime does not let be chosen. They
 /// are the BotCord daemon's, so that both write the same routes.
 pub fn arguments(runtime: &str, choice: Choice<'_>) -> Vec<String> {
-    // What begins with a dash would be another flag: the choice may come from a dashboard elsewhere.
-    let given =
-        |text: Option<&str>| text.map(str::trim).filter(|t| !t.is_empty() && !t.starts_with('-')).map(str::to_owned);
-    let flag = |name: &str, value: Option<String>| value.map(|v| vec![name.to_owned(), v]).unwrap_or_default();
+    let given = |text: Option<&str>| text.map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+    // What begins with a dash would be another flag where it stands alone: the choice may come from a dashboard
+    // elsewhere.
+    let flag = |name: &str, value: Option<String>| {
+        value.filter(|v| !v.starts_with('-')).map(|v| vec![name.to_owned(), v]).unwrap_or_default()
+    };
     let (model, effort) = (flag("--model", given(choice.model)), given(choice.effort));
     let more = match runtime {
         "claude-code" => flag("--effort", effort),
@@ -103,7 +105,10 @@ mod tests {
             assert!(arguments(runtime, blank).is_empty(), "{runtime}");
         }
         let flags = Choice { model: Some("--yolo"), effort: Some(" -c"), thinking: None };
-        assert!(arguments("codex", flags).is_empty() && arguments("claude-code", flags).is_empty());
+        for runtime in ["claude-code", "deepseek-tui", "kimi-cli"] {
+            assert!(arguments(runtime, flags).is_empty(), "{runtime}");
+        }
+        assert_eq!(arguments("codex", flags), ["-c", "model_reasoning_effort=\"-c\""], "inside of a value it is none");
         let thinking = Choice { thinking: Some(true), ..Choice::default() };
         assert_eq!(arguments("kimi-cli", thinking), ["--thinking"]);
     }
