@@ -454,6 +454,23 @@ fn a_tool_is_used_when_somebody_allows_it() {
 }
 
 #[test]
+fn an_input_that_cannot_be_repeated_is_denied() {
+    let question = QUESTION.replace("\"ls\"", "\"rm \\udcff\"").replace("echo '", "printf '%s\\n' '");
+    assert!(question.contains("rm \\udcff"), "{question}");
+    let world = World::with(&format!("{question}{ANSWER}"), |settings| {
+        restricted(settings);
+        settings.ask_approvals = true;
+    });
+    let mut request = world.cli.request("a");
+    request.trust = TrustLevel::Public;
+    let mut sink = Recorder { approve: Some(Approval::Allow), ..Recorder::default() };
+    world.run_with(&request, &CancelToken::new().unwrap(), &mut sink);
+    assert!(sink.questions.is_empty());
+    let reason = "The input is not valid Unicode and cannot be repeated exactly.";
+    assert_eq!(told(&world)[1]["response"], json!({"behavior":"deny","message":reason}));
+}
+
+#[test]
 fn a_restricted_agent_is_denied_where_nobody_answers() {
     let world = World::with(&format!("{QUESTION}{ANSWER}"), restricted);
     let mut request = world.cli.request("a");

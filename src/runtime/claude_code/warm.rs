@@ -21,6 +21,7 @@ use super::{ClaudeCode, ID, SystemPrompt, environment, is_owner, scratch, stream
 use crate::engine::PASS_VARIABLE;
 use crate::engine::cancel::{CancelReason, CancelToken};
 use crate::engine::ports::{Approval, RunRequest, RunResult, RunSink, Runtime, Thrown};
+use crate::json;
 use crate::runtime::context_file::Scratch;
 use crate::runtime::kept::{self, Marker};
 use crate::runtime::ndjson::{
@@ -280,13 +281,18 @@ struct StreamTurn<'a> {
 }
 
 impl StreamTurn<'_> {
-    fn asked(&mut self, event: &Value, io: &mut Io) {
+    fn asked(&mut self, event: &Value, line: &str, io: &mut Io) {
         match self.questions.read(event) {
             None => {}
             Some(Question::Answered(line)) => io.write(line),
             Some(Question::Tool(question)) => {
                 let id = question.id.clone();
-                let decision = if self.may_ask {
+                let decision = if json::parse(line.as_bytes()).is_err() {
+                    // Halves of characters were replaced in it: what is allowed would be another file or command.
+                    Some(Approval::Deny {
+                        reason: "The input is not valid Unicode and cannot be repeated exactly.".into(),
+                    })
+                } else if self.may_ask {
                     self.driver.sink.approval(question)
                 } else {
                     Some(Approval::Deny { reason: "This is not allowed in this conversation.".into() })
@@ -308,7 +314,7 @@ impl StreamTurn<'_> {
 impl Handler for StreamTurn<'_> {
     fn line(&mut self, line: &str, io: &mut Io) {
         let Some(raw) = self.driver.object(line) else { return };
-        self.asked(&raw, io);
+        self.asked(&raw, line, io);
         match self.driver.pass(raw) {
             Then::Succeeded if self.keeps && !self.driver.parser.goes_on() => {
                 self.driver.succeeded = true;
