@@ -19,6 +19,8 @@ pub const LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a failure is remembered.
 const ASK_AGAIN: Duration = Duration::from_mins(1);
+/// How long it is when it is not the first one and took the whole [`LIMIT`], for which a turn may wait.
+const ASK_HUNG_AGAIN: Duration = Duration::from_mins(10);
 
 /// More output than this is not kept.
 const MAX_OUTPUT: usize = 256 * 1024;
@@ -30,7 +32,7 @@ const MAX_FILE: u64 = MAX_KEPT as u64 * MAX_OUTPUT as u64;
 /// Version of the file's form.
 const FORM: u32 = 1;
 
-/// Answers by file and question; of a question that failed, when that was.
+/// Answers by file and question; of a question that failed, when it may be asked again.
 type Known = BTreeMap<(FileId, String), Result<String, Instant>>;
 
 /// Answers of CLIs by file and question. A binary that changed is asked again.
@@ -112,7 +114,7 @@ impl Answers {
     }
 
     /// Standard output of `<program> <question>`, trimmed; `None` when it fails. One that has failed is asked again
-    /// after [`ASK_AGAIN`]: the machine may have been busy.
+    /// after [`ASK_AGAIN`], since the machine may have been busy, and one that hangs again after [`ASK_HUNG_AGAIN`].
     pub fn ask(&self, program: &Path, file: FileId, question: &str, settings: &RuntimeSettings) -> Option<String> {
         self.ask_at(program, file, question, settings, Instant::now())
     }
@@ -126,19 +128,26 @@ impl Answers {
         now: Instant,
     ) -> Option<String> {
         let key = (file, question.to_owned());
-        match self.lock().get(&key) {
+        let has_failed = match self.lock().get(&key) {
             Some(Ok(answer)) => return Some(answer.clone()),
-            Some(Err(failed)) if now.saturating_duration_since(*failed) < ASK_AGAIN => return None,
-            _ => {}
-        }
+            Some(Err(again)) if now < *again => return None,
+            known => known.is_some(),
+        };
+        let began = Instant::now();
         let answer = ask_now(program, question, settings);
-        self.lock().insert(key, answer.clone().ok_or_else(Instant::now));
+        let pause = pause(has_failed, began.elapsed());
+        self.lock().insert(key, answer.clone().ok_or_else(|| Instant::now() + pause));
         answer
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long a failure is remembered that took so long.
+fn pause(has_failed: bool, took: Duration) -> Duration {
+    if has_failed && took >= LIMIT { ASK_HUNG_AGAIN } else { ASK_AGAIN }
 }
 
 fn ask_now(program: &Path, question: &str, settings: &RuntimeSettings) -> Option<String> {
@@ -201,6 +210,13 @@ mod tests {
         assert_eq!(ask(Instant::now()), None);
         assert_eq!(ask(Instant::now() + ASK_AGAIN).as_deref(), Some("1.2.3"));
         assert_eq!(ask(Instant::now()).as_deref(), Some("1.2.3"));
+    }
+
+    #[test]
+    fn only_what_hangs_again_is_remembered_for_long() {
+        let short = Duration::from_secs(1);
+        let pauses = [(false, short), (true, short), (false, LIMIT), (true, LIMIT)].map(|(f, took)| pause(f, took));
+        assert_eq!(pauses, [ASK_AGAIN, ASK_AGAIN, ASK_AGAIN, ASK_HUNG_AGAIN]);
     }
 
     #[test]
