@@ -33,8 +33,9 @@ use crate::time;
 const LIMIT: u64 = 52_428_800;
 /// Bundles that are kept.
 const KEPT: usize = 10;
-/// For making and sending one, when a hub waits for it.
+/// For making and sending one, when a hub waits for it; and after how much of it no further file is taken.
 const PATIENCE: Duration = Duration::from_secs(50);
+const GATHERING: Duration = Duration::from_secs(30);
 /// Of a transcript or of another program's log only the end is taken, in bytes.
 const PART: u64 = 2 << 20;
 /// Of the daemon's own log files the end, if one is larger than they get.
@@ -81,6 +82,11 @@ Secrets were replaced by [REDACTED], as far as they can be recognised. Look thro
 
 /// Makes a bundle.
 pub(super) fn bundle(home: &Home, wish: BundleWish) -> io::Result<Bundled> {
+    bundle_until(home, wish, None)
+}
+
+/// The same; from `end` on, no further file is taken.
+fn bundle_until(home: &Home, wish: BundleWish, end: Option<Instant>) -> io::Result<Bundled> {
     let dir = home.root().join("diagnostics");
     home.prepare().map_err(|e| io::Error::other(e.to_string()))?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
@@ -88,7 +94,7 @@ pub(super) fn bundle(home: &Home, wish: BundleWish) -> io::Result<Bundled> {
     let stamp = time::rfc3339(now).replace([':', '.'], "-");
     let name = format!("botcord-daemon-diagnostics-{stamp}.zip");
     let path = dir.join(&name);
-    let mut making = Making { archive: Archive::create(&path, LIMIT, now)?, took: Vec::new(), left: Vec::new() };
+    let mut making = Making { archive: Archive::create(&path, LIMIT, now)?, end, took: Vec::new(), left: Vec::new() };
     let made = making.fill(home, wish).and_then(|()| making.archive.finish());
     match made {
         Ok(size) => {
@@ -105,6 +111,8 @@ pub(super) fn bundle(home: &Home, wish: BundleWish) -> io::Result<Bundled> {
 /// A bundle that is being filled.
 struct Making {
     archive: Archive,
+    /// When it is too late for more.
+    end: Option<Instant>,
     /// Names of log files that are in it.
     took: Vec<String>,
     /// Names of what did not fit in.
@@ -196,6 +204,10 @@ impl Making {
 
     /// The end of a file, redacted. One that is not there is left out.
     fn add_file(&mut self, name: &str, path: &Path, most: u64, links: Links) -> io::Result<bool> {
+        if self.end.is_some_and(|end| Instant::now() >= end) {
+            self.left.push(name.to_owned());
+            return Ok(false);
+        }
         let Ok(text) = end_of(path, most, links) else { return Ok(false) };
         // It gets longer rather than shorter; what surely does not fit in need not be redacted.
         if !self.archive.has_room(name, text.len() / 2) {
@@ -356,16 +368,17 @@ fn forget_old(dir: &Path) {
 
 /// Carries `collect_diagnostics` out. Without a login, as in the cloud, the bundle stays here.
 pub(super) fn collect(live: &Live) -> Result<Value, Refused> {
-    let end = Instant::now() + PATIENCE;
+    let began = Instant::now();
     let failed = |what: &str, why: String| Refused::failed(format!("{what}: {why}"));
-    let bundled = bundle(&live.home, BundleWish::default()).map_err(|e| failed("no bundle", e.to_string()))?;
+    let bundled = bundle_until(&live.home, BundleWish::default(), Some(began + GATHERING));
+    let bundled = bundled.map_err(|e| failed("no bundle", e.to_string()))?;
     let mut done = json!({
         "bundle_id": null, "filename": bundled.name, "size_bytes": bundled.size, "expires_at": null,
         "local_path": bundled.path.display().to_string(),
     });
     // Sandboxes have nowhere to send it: the upload is for the login of a person.
     let Some(session) = live.link.session().filter(|_| !cloud::is_on()) else { return Ok(done) };
-    let answer = upload(&session, &bundled, end).map_err(|why| failed("the bundle was not sent", why))?;
+    let answer = upload(&session, &bundled, began + PATIENCE).map_err(|why| failed("the bundle was not sent", why))?;
     for key in ["bundle_id", "filename", "size_bytes", "expires_at"] {
         if let Some(value) = answer.get(key) {
             done[key] = value.clone();
@@ -403,5 +416,26 @@ fn upload(session: &Session, bundled: &Bundled, end: Instant) -> Result<Value, S
     match body["bundle_id"].as_str() {
         Some(id) if !id.is_empty() => Ok(body),
         _ => Err("the hub's answer has no bundle_id".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::TempDir;
+
+    #[test]
+    fn what_there_is_no_time_for_is_named() {
+        let dir = TempDir::new();
+        let home = Home::at(dir.0.join("bh")).unwrap();
+        home.prepare().unwrap();
+        fs::write(home.log(), "a line of the log\n").unwrap();
+        for (end, there) in [(None, true), (Some(Instant::now()), false)] {
+            let bundled = bundle_until(&home, BundleWish::default(), end).unwrap();
+            let bytes = String::from_utf8_lossy(&fs::read(&bundled.path).unwrap()).into_owned();
+            assert_eq!(bytes.contains("a line of the log"), there);
+            let left = bytes.split_once("\"left\": [").unwrap().1.split_once(']').unwrap().0;
+            assert_eq!(left.contains("\"daemon.log\""), !there, "{left}");
+        }
     }
 }
