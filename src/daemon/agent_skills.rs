@@ -27,7 +27,7 @@ const FILES: usize = 128;
 const SKILLS: usize = 64;
 /// Longest path of a file, and longest name in it: it is written under a longer one first.
 const PATH_LIMIT: usize = 512;
-const PART_LIMIT: usize = 200;
+const PART_LIMIT: usize = 230;
 
 /// Whose skills.
 pub(super) struct Owner<'a> {

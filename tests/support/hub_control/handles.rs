@@ -220,10 +220,6 @@ impl ControlHub {
         self.conn(instance).deaf.store(true, Ordering::SeqCst);
     }
 
-    pub fn is_online(&self, instance: &str) -> bool {
-        self.shared.look().online.contains_key(instance)
-    }
-
     /// Waits for a connection of this daemon.
     #[track_caller]
     pub fn wait_online(&self, instance: &str) {
