@@ -289,7 +289,6 @@ fn inside(agent: &Path, names: &[&str]) -> Option<PathBuf> {
 fn without_values(config: &str) -> String {
     fn blot(value: &mut Value, all: bool) {
         match value {
-            Value::String(text) if all => text.replace_range(.., redact::HIDDEN),
             Value::Array(items) => {
                 let texts: Option<Vec<String>> = items.iter().map(|item| Some(item.as_str()?.to_owned())).collect();
                 match texts.and_then(|texts| redact::argv(&texts)).filter(|_| !all) {
@@ -302,12 +301,17 @@ fn without_values(config: &str) -> String {
                     blot(member, all || matches!(key.as_str(), "env" | "headers"));
                 }
             }
+            Value::Null => {}
+            scalar if all => *scalar = redact::HIDDEN.into(),
             _ => {}
         }
     }
-    // What is no JSON has nothing of which it could be told.
+    if config.trim().is_empty() {
+        return String::new();
+    }
+    // Of what is no JSON nobody could say which of it are values.
     let Ok(mut document) = crate::json::parse(config.trim_start_matches('\u{feff}').as_bytes()) else {
-        return config.to_owned();
+        return "left out: it is no JSON; doctor.txt says where\n".to_owned();
     };
     blot(&mut document, false);
     crate::json::to_string_pretty(&document).unwrap_or_default()
@@ -437,5 +441,22 @@ mod tests {
             let left = bytes.split_once("\"left\": [").unwrap().1.split_once(']').unwrap().0;
             assert_eq!(left.contains("\"daemon.log\""), !there, "{left}");
         }
+    }
+
+    #[test]
+    fn no_value_for_other_programs_is_told() {
+        let config = r#"{"acpRuntimes": [{"id": "mine", "env": {"LICENCE": "dragonfly", "PIN": 4711, "ON": true},
+            "headers": {"X-Mine": ["heron", 815]}}], "maxConcurrentTurns": 7}"#;
+        let told = without_values(config);
+        for secret in ["dragonfly", "4711", "true", "heron", "815"] {
+            assert!(!told.contains(secret), "{told}");
+        }
+        for kept in ["LICENCE", "PIN", "ON", "X-Mine", "\"maxConcurrentTurns\": 7"] {
+            assert!(told.contains(kept), "{told}");
+        }
+        // As an editor leaves it.
+        let torn = config.replace("7}", "7,}");
+        assert_eq!(without_values(&torn), "left out: it is no JSON; doctor.txt says where\n");
+        assert_eq!(without_values(""), "");
     }
 }
