@@ -89,7 +89,7 @@ fn what_is_no_text_changes_no_agent() {
     assert_eq!(place.refused("list_agent_files", &json!({"agentId": "ag_a", "fileId": 5})), "bad_params");
     for wrong in [json!("x"), json!([]), json!(true)] {
         // Nobody is registered in the place of credentials that cannot be read.
-        assert_eq!(place.refused("provision_agent", &json!({"credentials": wrong})), "handler_error");
+        assert_eq!(place.refused("provision_agent", &json!({"credentials": wrong})), "bad_params");
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), before);
     assert!(!place.setup.home.credentials("ag_reg").exists());
@@ -106,16 +106,21 @@ fn no_route_makes_the_file_unreadable() {
         json!({"agentId": "ag_a", "route": route})
     };
     let before = fs::read(home.config()).unwrap();
-    for more in [
-        json!({"extraArgs": ["x".repeat(5 << 20)]}),
-        json!({"extraArgs": "--x"}),
-        json!({"extraArgs": [5]}),
-        json!({"match": {"conversationKind": "crowd"}}),
-        json!({"match": {"mentioned": "yes"}}),
+    for (more, code) in [
+        (json!({"extraArgs": ["x".repeat(5 << 20)]}), "handler_error"),
+        (json!({"extraArgs": "--x"}), "bad_params"),
+        (json!({"extraArgs": [5]}), "bad_params"),
+        (json!({"adapter": 5}), "bad_params"),
+        (json!({"cwd": ["/"]}), "bad_params"),
+        (json!({"match": "rm_"}), "bad_params"),
+        (json!({"match": {"conversationKind": "crowd"}}), "handler_error"),
+        (json!({"match": {"mentioned": "yes"}}), "handler_error"),
     ] {
-        assert_eq!(place.refused("set_route", &route(more)), "handler_error");
+        assert_eq!(place.refused("set_route", &route(more)), code);
         assert_eq!(fs::read(home.config()).unwrap(), before);
     }
+    let no_route = json!({"agentId": "ag_a", "pattern": "rm_", "route": "codex"});
+    assert_eq!(place.refused("set_route", &no_route), "bad_params");
     place.done("set_route", &route(json!({"extraArgs": null})));
     assert_eq!(load::load(&home.config()).unwrap().routes.len(), 1);
 }

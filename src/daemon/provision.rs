@@ -159,7 +159,7 @@ pub(super) fn provision(live: &Live, params: &Value) -> Result<Value, Refused> {
     let config = live.read().map_err(|e| Refused::failed(e.to_string()))?;
     let given = params.get("credentials").filter(|given| !given.is_null());
     if given.is_some_and(|given| !given.is_object()) {
-        return Err(Refused::failed("credentials: expected an object"));
+        return Err(Refused::params("credentials: expected an object"));
     }
     if wanted.runtime.as_deref() == Some(OPENCLAW)
         && let Some(gateway) = &wanted.gateway

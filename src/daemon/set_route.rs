@@ -19,7 +19,10 @@ pub(super) fn set_route(live: &Live, params: &Value) -> Result<Value, Refused> {
         return Err(Refused::params("agentId: expected letters, digits, _ and -"));
     }
     let pattern = params.get("pattern").and_then(Value::as_str).filter(|pattern| !pattern.is_empty());
-    let given = params.get("route").filter(|route| route.is_object());
+    let given = params.get("route").filter(|route| !route.is_null());
+    if let Some(given) = given {
+        check(given)?;
+    }
     if given.is_none() && pattern.is_none() {
         return Err(Refused::failed("expected a route or a pattern"));
     }
@@ -46,6 +49,28 @@ pub(super) fn set_route(live: &Live, params: &Value) -> Result<Value, Refused> {
     live.reroute().map_err(Refused::failed)?;
     log::info!("control.route_set agent={agent} index={index} inserted={inserted}");
     Ok(json!({"ok": true, "agentId": agent, "routeIndex": index, "inserted": inserted}))
+}
+
+/// Each member of a route has its type.
+fn check(given: &Value) -> Result<(), Refused> {
+    let is_texts = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
+    let wrong = |what: &str| Err(Refused::params(format!("route{what}")));
+    let given_as = |key: &str, fits: &dyn Fn(&Value) -> bool| given.get(key).is_none_or(|v| v.is_null() || fits(v));
+    if !given.is_object() {
+        return wrong(": expected an object");
+    }
+    for key in ["adapter", "cwd"] {
+        if !given_as(key, &Value::is_string) {
+            return wrong(&format!(".{key}: expected a text"));
+        }
+    }
+    if !given_as("match", &Value::is_object) {
+        return wrong(".match: expected an object");
+    }
+    if !given_as("extraArgs", &is_texts) {
+        return wrong(".extraArgs: expected a list of texts");
+    }
+    Ok(())
 }
 
 /// The route as the file will have it.
