@@ -241,6 +241,39 @@ fn an_agent_whose_file_is_damaged_works_on() {
 }
 
 #[test]
+fn a_damaged_file_keeps_its_agent_whatever_its_name_and_place() {
+    let place = Place::new(&json!({}));
+    let (live, home) = (&place.setup.live, &place.setup.home);
+    let elsewhere = place.dir.0.join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let path = elsewhere.join("mine.json");
+    let whole = json!({"agentId": "ag_a", "keyId": "k", "hubUrl": "https://hub.example",
+                       "privateKey": crate::crypto::base64::encode(&[5; 32])})
+    .to_string();
+    let reload = || place.done("reload_config", &json!({}));
+    let same = json!({"reloaded": true, "added": [], "removed": []});
+    let discovery = json!({"enabled": true, "credentialsDir": elsewhere});
+    fs::write(&path, &whole).unwrap();
+    fs::write(home.config(), json!({"agentDiscovery": discovery}).to_string()).unwrap();
+    assert_eq!(reload()["added"], json!(["ag_a"]));
+    for named in [false, true] {
+        let mut config = json!({"agentDiscovery": discovery});
+        if named {
+            config["agents"] = json!(["ag_a"]);
+        }
+        fs::write(&path, &whole).unwrap();
+        fs::write(home.config(), config.to_string()).unwrap();
+        assert_eq!(reload(), same);
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(reload(), same);
+        assert_eq!((live.hubs.problem("ag_a"), live.hubs.at_work()), (None, vec!["ag_a".to_owned()]), "{named}");
+    }
+    fs::write(home.config(), json!({"agentDiscovery": discovery}).to_string()).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(reload()["removed"], json!(["ag_a"]));
+}
+
+#[test]
 fn of_skills_that_cannot_be_written_none_is() {
     let place = Place::new(&one_agent());
     let skills = place.setup.home.codex_home("ag_a").join("skills");

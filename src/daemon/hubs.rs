@@ -60,6 +60,8 @@ impl Default for Hubs {
 #[derive(Clone)]
 struct Agent {
     bound: Bound,
+    /// The file of its credentials.
+    path: PathBuf,
     /// What another connection is needed for when it changes.
     identity: Option<Identity>,
     connected: Connected,
@@ -194,6 +196,11 @@ impl Hubs {
         self.lock().iter().map(|a| a.bound.id.clone()).collect()
     }
 
+    /// Who has a channel.
+    pub(super) fn at_work(&self) -> Vec<String> {
+        self.lock().iter().filter(|a| a.channel().is_some()).map(|a| a.bound.id.clone()).collect()
+    }
+
     /// Why an agent has no channel, if it has none.
     pub(super) fn problem(&self, id: &str) -> Option<String> {
         match &self.lock().iter().find(|a| a.bound.id == id)?.connected {
@@ -246,10 +253,10 @@ impl Hubs {
         let before = self.all();
         if config.agents.is_empty() && config.agent_discovery {
             // Of those that are found by their files, such a one is not found.
+            let dir = config.credentials_dir.clone().unwrap_or_else(|| home.credentials_dir());
             let damaged = |agent: &Agent| {
-                let (id, path) = (agent.bound.id.clone(), home.credentials(&agent.bound.id));
-                let why = if path.exists() { named(&id, &path).err()? } else { return None };
-                Some(Found { id, path, credentials: Err(why) })
+                let why = agent.damage().filter(|_| agent.path.parent() == Some(&*dir))?;
+                Some(Found { id: agent.bound.id.clone(), path: agent.path.clone(), credentials: Err(why) })
             };
             let missing = before.iter().filter(|a| !found.iter().any(|f| f.id == a.bound.id));
             let damaged: Vec<Found> = missing.filter_map(damaged).collect();
@@ -259,8 +266,8 @@ impl Hubs {
         for found in found {
             let at_work = |a: &&Agent| a.bound.id == found.id && a.identity.is_some() && a.channel().is_some();
             if let Err(why) = &found.credentials
-                && found.path.exists()
                 && let Some(agent) = before.iter().find(at_work)
+                && let Some(why) = if found.path.exists() { Some(why.clone()) } else { agent.damage() }
             {
                 log::error!("agent.kept agent={} error={why:?}", found.id);
                 now.push(agent.clone());
@@ -270,7 +277,7 @@ impl Hubs {
                 .iter()
                 .find(|a| a.bound.id == found.id && a.identity.is_some() && a.identity == found.identity(config));
             if let (Some(agent), Ok(credentials)) = (same, &found.credentials) {
-                let mut same = Agent { bound: Bound::from(credentials), ..agent.clone() };
+                let mut same = Agent { bound: Bound::from(credentials), path: found.path.clone(), ..agent.clone() };
                 same.bound.keep_runtime(&agent.bound, config);
                 if same.bound.display_name != agent.bound.display_name
                     && let Some(channel) = same.channel()
@@ -354,7 +361,13 @@ impl Agent {
                 Connected::No(Arc::new(Unusable { id, account: found.id, provider, why }))
             }
         };
-        Self { bound, identity, connected }
+        Self { bound, path: found.path, identity, connected }
+    }
+
+    /// Why its file, which is there still, cannot be used; `None`: it is gone, or can be.
+    fn damage(&self) -> Option<String> {
+        let loaded = if self.path.exists() { credentials::load(&self.path) } else { return None };
+        loaded.err().map(|e| e.to_string())
     }
 
     /// Makes and completes its directory.
