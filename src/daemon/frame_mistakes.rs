@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::dispatch_vectors::Setup;
+use super::gateways::Gateways;
 use crate::config::{agents, edit, load};
 use crate::link::botcord_control::frame::{Handled, Incoming, read};
 use crate::link::botcord_control::lanes::Duties;
@@ -271,6 +272,25 @@ fn a_damaged_file_keeps_its_agent_whatever_its_name_and_place() {
     fs::write(home.config(), json!({"agentDiscovery": discovery}).to_string()).unwrap();
     fs::remove_file(&path).unwrap();
     assert_eq!(reload()["removed"], json!(["ag_a"]));
+}
+
+#[test]
+fn chats_of_an_agent_without_credentials_wait_for_it() {
+    let setup = |key: &str| {
+        json!({"config": {"agents": ["ag_a"], "thirdPartyGateways":
+                   [{"id": "gw_1", "type": "telegram", "accountId": "ag_a", "enabled": true}]},
+               "credentials": {"ag_a": {"keyId": key}}, "loaded": ["ag_a"],
+               "gateway_secrets": {"gw_1": {"botToken": "1:a"}}})
+    };
+    for (key, channels) in [("k_1", vec!["gw_1"]), ("", vec![])] {
+        let place = Place::new(&setup(key));
+        let live = &place.setup.live;
+        assert_eq!((live.hubs.ids(), live.hubs.at_work().len()), (vec!["ag_a".to_owned()], channels.len()));
+        let gateways = Gateways::find(&live.home, &live.read().unwrap(), &live.hubs);
+        let here: Vec<_> = gateways.for_engine().iter().map(|c| c.id().to_owned()).collect();
+        assert_eq!(here, channels);
+        assert_eq!(gateways.problem("gw_1").is_some(), channels.is_empty());
+    }
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl Node {
         }
         ingress.set_engine(&engine);
         rooms.open(&engine);
-        ingress.open_for(&hubs.ids());
+        ingress.open_for(&hubs.at_work());
         engine.recover(recovery);
         if let Some(Unfinished::Revoking(revocation)) = &unfinished {
             engine.dismiss(&revocation.agent);

@@ -117,7 +117,7 @@ impl Live {
         self.set_routes(&config);
         self.hubs.connect(&self.engine, &self.channels);
         self.gateways.follow(&self.home, &config, &self.hubs, &self.engine, &self.channels);
-        self.ingress.open_for(&now);
+        self.ingress.open_for(&self.hubs.at_work());
         self.engine.set_approval_policy(config.approvals);
         self.agents.replace(config.local_agents.clone());
         self.applied().clone_from(&config.document);

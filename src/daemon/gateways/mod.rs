@@ -62,7 +62,7 @@ struct Gateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Plan {
     profile: GatewayProfile,
-    /// What its agent is here; `None`: nobody.
+    /// What its agent is here; `None`: nobody, or one that cannot work.
     agent: Option<Agent>,
     /// A digest of its secret, or why there is none.
     secret: Result<String, String>,
@@ -203,7 +203,7 @@ impl Gateways {
         if profile.kind != TELEGRAM {
             return Err(format!("gateways of {} are kept, but bellhop does not connect them", profile.kind));
         }
-        let agent = plan.agent.as_ref().ok_or_else(|| format!("there is no agent {:?}", profile.account))?;
+        let agent = plan.agent.as_ref().ok_or_else(|| format!("there is no agent {:?} at work", profile.account))?;
         plan.secret.clone()?;
         let token = secret::read(profile, home)?;
         secret::prepare(home);
@@ -248,7 +248,7 @@ impl Gateway {
 
 /// What is to be connected.
 fn plans(home: &Home, config: &Config, hubs: &Hubs) -> Vec<Plan> {
-    let at_hub = hubs.ids();
+    let (at_hub, at_work) = (hubs.ids(), hubs.at_work());
     let mut plans: Vec<Plan> = Vec::new();
     for profile in config.gateways.iter().filter(|g| g.enabled) {
         if at_hub.contains(&profile.id) {
@@ -256,8 +256,11 @@ fn plans(home: &Home, config: &Config, hubs: &Hubs) -> Vec<Plan> {
             continue;
         }
         let local = config.local_agents.iter().find(|a| a.name == profile.account);
+        // Without its credentials nobody knows how an agent is run: its chats wait until it comes.
         let agent = if at_hub.contains(&profile.account) {
-            Some(Agent { is_local: false, workspace: directory(home, hubs, &profile.account) })
+            at_work
+                .contains(&profile.account)
+                .then(|| Agent { is_local: false, workspace: directory(home, hubs, &profile.account) })
         } else {
             local.map(|a| Agent { is_local: true, workspace: agents::directory(home, a) })
         };
