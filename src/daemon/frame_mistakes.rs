@@ -294,6 +294,22 @@ fn chats_of_an_agent_without_credentials_wait_for_it() {
 }
 
 #[test]
+fn what_a_frame_has_written_first_is_not_taken_away_by_a_gap() {
+    let gateway = json!({"id": "gw_1", "type": "telegram", "accountId": "ag_a", "secret": {"botToken": "1:a"}});
+    let route = json!({"adapter": "codex", "cwd": "$DIR"});
+    for (kind, params) in
+        [("set_route", json!({"agentId": "ag_a", "pattern": "rm_", "route": route})), ("upsert_gateway", gateway)]
+    {
+        let place = Place::new(&json!({"credentials": {"ag_a": {}}, "loaded": ["ag_a"]}));
+        let home = &place.setup.home;
+        let params = params.to_string().replace("$DIR", &place.dir.0.display().to_string());
+        place.done(kind, &serde_json::from_str(&params).unwrap());
+        fs::remove_file(home.config()).unwrap();
+        assert_eq!(place.refused("reload_config", &json!({})), "handler_error", "{kind}");
+    }
+}
+
+#[test]
 fn of_skills_that_cannot_be_written_none_is() {
     let place = Place::new(&one_agent());
     let skills = place.setup.home.codex_home("ag_a").join("skills");

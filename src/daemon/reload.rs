@@ -176,7 +176,19 @@ impl Live {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.read().map_err(|e| e.to_string())?;
         self.set_routes(&config);
+        self.apply(&config, &["defaultRoute", "routes"]);
         Ok(())
+    }
+
+    /// These keys hold from now on as they are written down.
+    pub(super) fn apply(&self, config: &Config, keys: &[&str]) {
+        let mut applied = self.applied();
+        for key in keys {
+            match config.document.get(*key) {
+                Some(value) => drop(applied.insert((*key).to_owned(), value.clone())),
+                None => drop(applied.shift_remove(*key)),
+            }
+        }
     }
 
     fn set_routes(&self, config: &Config) {

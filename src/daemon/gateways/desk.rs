@@ -41,6 +41,7 @@ impl Desk for Live {
         self.gateways.take(&profile.id, &self.engine, &self.channels);
         self.gateways.put(plan, &self.home, &self.engine, &self.channels);
         self.channels.start_all();
+        self.apply(&config, &["thirdPartyGateways"]);
         self.gateways.problem(&profile.id).map_or(Ok(()), Err)
     }
 
