@@ -111,7 +111,7 @@ fn connect(name: &[u8]) -> io::Result<(UnixDatagram, SocketAddr)> {
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "NOTIFY_SOCKET is neither a path nor @name")),
     };
     let socket = UnixDatagram::unbound()?;
-    // A manager that does not read must not hold up the daemon.
+    // A manager that does not read holds up the daemon for as long as the limits say, and no longer.
     socket.set_nonblocking(true)?;
     Ok((socket, address))
 }
