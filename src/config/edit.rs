@@ -50,18 +50,23 @@ pub fn edit(home: &Home, change: impl FnOnce(&mut Map<String, Value>)) -> Result
 /// [`edit`] on a disk. A change that changes nothing leaves the file as it is, to the byte.
 pub fn edit_on(disk: &dyn Disk, home: &Home, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), EditError> {
     let mut change = Some(change);
-    edited(disk, home, &mut |document| {
+    edited(disk, home, LOCK_LIMIT, &mut |document| {
         if let Some(change) = change.take() {
             change(document);
         }
     })
 }
 
-/// What all changes share, in the program once.
-fn edited(disk: &dyn Disk, home: &Home, change: &mut dyn FnMut(&mut Map<String, Value>)) -> Result<(), EditError> {
+/// What all changes share, in the program once. `limit`: how long it waits for another change.
+fn edited(
+    disk: &dyn Disk,
+    home: &Home,
+    limit: Duration,
+    change: &mut dyn FnMut(&mut Map<String, Value>),
+) -> Result<(), EditError> {
     home.prepare().map_err(EditError::Home)?;
     let lock = home.daemon_dir().join("config.lock");
-    let _one = FileLock::acquire(&lock, LOCK_LIMIT, &|| false).map_err(|e| EditError::Lock(lock, e))?;
+    let _one = FileLock::acquire(&lock, limit, &|| false).map_err(|e| EditError::Lock(lock, e))?;
 
     let path = home.config();
     let before = load::load(&path).map_err(EditError::Config)?;
@@ -116,7 +121,8 @@ mod tests {
         let home = home(&dir);
         let lock = home.daemon_dir().join("config.lock");
         let _held = FileLock::acquire(&lock, Duration::ZERO, &|| false).unwrap();
-        let error = edit(&home, Map::clear).unwrap_err();
+        let limit = Duration::from_millis(20);
+        let error = edited(&RealDisk, &home, limit, &mut |document| document.clear()).unwrap_err();
         assert!(matches!(&error, EditError::Lock(path, LockFailure::Held) if *path == lock), "{error}");
         assert_eq!(fs::read_to_string(home.config()).unwrap(), "{\"agents\": [\"ag_1\"]}");
     }
