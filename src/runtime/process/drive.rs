@@ -389,6 +389,9 @@ impl<'a> Drive<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
     use super::super::{Spec, Stdin, StopLimits};
     use super::*;
     use crate::engine::cancel::CancelReason;
@@ -421,6 +424,9 @@ mod tests {
 
     #[test]
     fn kernels_without_pidfd() {
+        // Tests that were started in the background ignore interrupts, and so would their children.
+        let is_default = Arc::new(AtomicBool::new(true));
+        signal_hook::flag::register_conditional_default(signal_hook::consts::SIGINT, is_default).unwrap();
         let cancel = CancelToken::new().unwrap();
         let mut lines = Lines(Vec::new());
         let Driven::Ended(end) = without_pidfd("echo x; exec >&- 2>&-; exit 3").drive(&cancel, &mut lines) else {
