@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 
 # Most bytes that the release file may have. The goal is 4500000; until it is met this keeps it from growing further.
 limit=6300000
-# Most memory, in kB, of a daemon at rest. It has 4600 to 5000 where the linker orders the functions
-# (src/packaging/resident.ld), and 7000 where it does not.
-memory=6000
+# Most memory, in kB, of a daemon at rest. It has 4600 to 5900 where the linker orders the functions, by
+# how much has changed since src/packaging/resident.ld was written, and 7000 where it does not.
+memory=6500
 
 fail() { echo "package: $*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null || { echo "package: no $1 here, its check is left out"; return 1; }; }
