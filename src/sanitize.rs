@@ -38,8 +38,7 @@ pub fn label(name: &str) -> String {
 /// as well.
 pub fn body_among_headers(text: &str) -> String {
     let marked = |line: &str| {
-        let at = line.find(|c: char| !is_space(c) && !is_zero_width(c)).unwrap_or(line.len());
-        let (indent, rest) = line.split_at(at);
+        let (indent, rest) = split_indent(line);
         own_header(rest).map_or_else(|| line.to_owned(), |(fake, after)| format!("{indent}[⚠ fake: {fake}]{after}"))
     };
     body(text).split('\n').map(marked).collect::<Vec<_>>().join("\n")
@@ -163,10 +162,14 @@ fn is_space(c: char) -> bool {
     c.is_whitespace() && c != '\u{85}' || c == '\u{feff}'
 }
 
+/// The white space and zero-width characters that a line begins with, and what follows them.
+fn split_indent(line: &str) -> (&str, &str) {
+    line.split_at(line.find(|c: char| !is_space(c) && !is_zero_width(c)).unwrap_or(line.len()))
+}
+
 /// One line, without its end.
 fn line(line: &str) -> String {
-    let at = line.find(|c: char| !is_space(c) && !is_zero_width(c)).unwrap_or(line.len());
-    let (indent, rest) = line.split_at(at);
+    let (indent, rest) = split_indent(line);
     // Behind an indent only what would otherwise be a header is touched; the indent itself stays as it was.
     format!("{indent}{}", unmasked(rest))
 }
